@@ -1,0 +1,207 @@
+"""A checkpoint on disk: shards, index, configuration files, and what is wrong with them as files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from auditor import header as headers
+from auditor import jsonfile
+from auditor.header import Flaw, Header, Problem
+from auditor.jsonfile import Json
+from auditor.source import opened
+from auditor.tensorref import TensorRef
+from quant.errors import CheckpointError
+
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+CONFIG = "config.json"
+HF_QUANT_CONFIG = "hf_quant_config.json"
+
+
+@dataclass
+class Shard:
+    """One safetensors file."""
+
+    name: str
+    path: Path
+    size: int
+    header: Header
+
+
+@dataclass
+class Index:
+    """A weight map: tensor name -> shard name, and the entries that are not usable as such."""
+
+    file: str
+    weight_map: dict[str, str] = field(default_factory=dict)
+    unsafe: dict[str, str] = field(default_factory=dict)  # tensor -> value that is not a file name inside
+    problem: str = ""
+    total_size: int | None = None
+
+
+@dataclass
+class Checkpoint:
+    """What the files say, before anything is judged."""
+
+    root: Path
+    name: str
+    whole: bool  # False when one shard was named: other files were not looked at
+    shards: dict[str, Shard] = field(default_factory=dict)
+    unopened: dict[str, str] = field(default_factory=dict)  # shard -> why it could not be read
+    missing: dict[str, int] = field(default_factory=dict)  # shard named by the index -> tensors it should hold
+    stray: list[str] = field(default_factory=list)  # shards in the folder that no index names
+    index: Index | None = None
+    config: Json | None = None
+    hf_quant_config: Json | None = None
+    config_problems: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, TensorRef] = field(default_factory=dict)
+    duplicates: list[tuple[TensorRef, TensorRef]] = field(default_factory=list)  # (used, other copy)
+    bytes_read: int = 0
+
+    @property
+    def bytes_held(self) -> int:
+        """Size of all shards together, in bytes."""
+        return sum(shard.size for shard in self.shards.values())
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read headers, index and configuration of a folder, of one shard, or of what an index names.
+
+    Raises CheckpointError when there is nothing there to audit; everything else is kept for the rules.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            checkpoint = _from_folder(path)
+        elif path.is_file() and path.name.endswith(INDEX_SUFFIX):
+            checkpoint = _from_index(path)
+        elif path.is_file() and path.name.endswith(SUFFIX):
+            checkpoint = Checkpoint(path.parent, str(path), whole=False)
+            _read_shards(checkpoint, [path.name])
+        elif os.path.lexists(path):
+            raise CheckpointError(f"{path}: neither a folder, nor a {SUFFIX} file, nor an index")
+        else:
+            raise CheckpointError(f"{path}: no such file or folder")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    _read_configs(checkpoint)
+    _join(checkpoint)
+    return checkpoint
+
+
+def _from_folder(root: Path) -> Checkpoint:
+    names = sorted(entry.name for entry in os.scandir(root))
+    shards = [n for n in names if n.endswith(SUFFIX)]
+    indices = [n for n in names if n.endswith(INDEX_SUFFIX)]
+    if not shards and not indices:
+        raise CheckpointError(f"{root}: holds no {SUFFIX} file")
+    checkpoint = Checkpoint(root, str(root), whole=True)
+    if indices:
+        # transformers and vLLM read model.*; other indices (consolidated.*, say) describe a second copy.
+        indices.sort(key=lambda n: (n != "model" + INDEX_SUFFIX, n))
+        checkpoint.index = _read_index(checkpoint, root / indices[0])
+        known = set(checkpoint.index.weight_map.values())
+        for other in indices[1:]:
+            known.update(_read_index(checkpoint, root / other).weight_map.values())
+        if not checkpoint.index.problem:
+            checkpoint.stray = [n for n in shards if n not in known]
+    _read_shards(checkpoint, shards)
+    return checkpoint
+
+
+def _from_index(path: Path) -> Checkpoint:
+    checkpoint = Checkpoint(path.parent, str(path), whole=True)
+    checkpoint.index = _read_index(checkpoint, path)
+    if checkpoint.index.problem:
+        raise CheckpointError(f"{path}: {checkpoint.index.problem}")
+    _read_shards(checkpoint, sorted(set(checkpoint.index.weight_map.values())))
+    return checkpoint
+
+
+def _read_index(checkpoint: Checkpoint, path: Path) -> Index:
+    index = Index(path.name)
+    try:
+        content, size = jsonfile.load(path)
+    except CheckpointError as error:
+        index.problem = str(error).removeprefix(f"{path.name}: ")
+        return index
+    checkpoint.bytes_read += size
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict):
+        index.problem = "has no weight_map object"
+        return index
+    total = jsonfile.table(content.get("metadata")).get("total_size")
+    index.total_size = int(total) if isinstance(total, int | float) and abs(total) < 2**63 else None
+    for tensor, file in weight_map.items():
+        if isinstance(file, str) and is_file_name(file):
+            index.weight_map[tensor] = file
+        else:
+            index.unsafe[tensor] = str(file)[:200]
+    return index
+
+
+def is_file_name(value: str) -> bool:
+    """Whether ``value`` can only mean a file inside the folder: no separator, no dots alone, no NUL."""
+    return bool(value) and value not in (".", "..") and not any(c in value for c in "/\\\0") and len(value) <= 255
+
+
+def _read_shards(checkpoint: Checkpoint, names: list[str]) -> None:
+    wanted = set(checkpoint.index.weight_map.values()) if checkpoint.index else set()
+    for name in sorted(wanted.union(names)):
+        path = checkpoint.root / name
+        if not os.path.lexists(path):
+            checkpoint.missing[name] = 0
+            continue
+        try:
+            checkpoint.shards[name] = _read_shard(checkpoint, name, path)
+        except CheckpointError as error:
+            checkpoint.unopened[name] = str(error).removeprefix(f"{name}: ")
+
+
+def _read_shard(checkpoint: Checkpoint, name: str, path: Path) -> Shard:
+    with opened(path) as file:
+        raw = file.read(0, min(8, file.size))
+        length, problem = headers.header_length(raw, file.size)
+        if not problem:
+            raw += file.read(8, length)
+        checkpoint.bytes_read += len(raw)
+        return Shard(name, path, file.size, headers.parse(raw, name, file.size))
+
+
+def _read_configs(checkpoint: Checkpoint) -> None:
+    for name in (CONFIG, HF_QUANT_CONFIG):
+        path = checkpoint.root / name
+        if not os.path.lexists(path):
+            continue
+        try:
+            content, size = jsonfile.load(path)
+        except CheckpointError as error:
+            checkpoint.config_problems[name] = str(error).removeprefix(f"{name}: ")
+            continue
+        checkpoint.bytes_read += size
+        if name == CONFIG:
+            checkpoint.config = content
+        else:
+            checkpoint.hf_quant_config = content
+
+
+def _join(checkpoint: Checkpoint) -> None:
+    """One table of tensors; of two copies the one the index names is used, else the first shard's."""
+    weight_map = checkpoint.index.weight_map if checkpoint.index else {}
+    stray = set(checkpoint.stray)
+    tensors = checkpoint.tensors
+    for name in sorted(checkpoint.shards, key=lambda n: (n in stray, n)):
+        for ref in checkpoint.shards[name].header.tensors:
+            used = tensors.setdefault(ref.name, ref)
+            if used is not ref:
+                if weight_map.get(ref.name) == ref.shard:
+                    tensors[ref.name], used, ref = ref, ref, used
+                checkpoint.duplicates.append((used, ref))
+    for file in weight_map.values():
+        if file in checkpoint.missing:
+            checkpoint.missing[file] += 1
+
+
+__all__ = ["Checkpoint", "Flaw", "Index", "Problem", "Shard", "is_file_name", "open_checkpoint"]

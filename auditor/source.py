@@ -1,0 +1,78 @@
+"""Where bytes come from: one small interface, so that a remote file can stand in for a local one."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from quant.errors import CheckpointError
+
+
+class ByteSource(Protocol):
+    """A file of known size that can be read at any offset."""
+
+    name: str
+    size: int
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the bytes from ``offset``; CheckpointError when they are not all there."""
+
+
+class LocalFile:
+    """A regular file, read through pread: a file that shrinks gives an error, not a dead process."""
+
+    def __init__(self, path: Path) -> None:
+        """Open for reading only.  Raises CheckpointError unless it is a readable regular file."""
+        self.name = path.name
+        try:
+            # O_NONBLOCK: a named pipe must not hang the scan before it is recognised as one.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path.name}: cannot be opened: {_reason(error)}") from None
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._fd)
+            raise CheckpointError(f"{path.name}: not a regular file")
+        self.size = status.st_size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer``; raises CheckpointError on an I/O error or when the file ends before it is full."""
+        done = 0
+        while done < len(buffer):
+            try:
+                got = os.preadv(self._fd, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise CheckpointError(f"{self.name}: reading at offset {offset + done}: {_reason(error)}") from None
+            if got == 0:
+                raise CheckpointError(f"{self.name}: the file ended at offset {offset + done} while it was read")
+            done += got
+
+    def read(self, offset: int, length: int) -> bytes:
+        """``length`` bytes from ``offset``, as `read_into`."""
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def close(self) -> None:
+        """Give the descriptor back; safe to call twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[LocalFile]:
+    """A LocalFile that is closed when the block ends."""
+    file = LocalFile(path)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
