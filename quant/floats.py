@@ -1,0 +1,88 @@
+"""Weights as they are stored: float32, float16 and bfloat16, widened to float32 without a loss.
+
+numpy has no bfloat16.  A bfloat16 array is carried as ``uint16`` words (the upper half of the float32);
+an array whose dtype is *named* bfloat16, as ml_dtypes makes it, is taken for the same thing.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.errors import NumericError
+
+Floats = NDArray[Any]
+"""float32, float16, or bfloat16 as ``uint16`` words."""
+
+
+class Word(StrEnum):
+    """Precision in which an exporter does a step of its arithmetic."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+def words(x: Floats) -> tuple[Word, Floats]:
+    """The precision of ``x`` and the array itself, bfloat16 as ``uint16`` words; nothing is copied.
+
+    Raises NumericError on any other dtype, float64 among them: rounding it silently would hide a loss.
+    """
+    if x.dtype == np.float32:
+        return Word.FLOAT32, x
+    if x.dtype == np.float16:
+        return Word.FLOAT16, x
+    if x.dtype == np.uint16:
+        return Word.BFLOAT16, x
+    if x.dtype.name == "bfloat16":
+        return Word.BFLOAT16, x.view(np.uint16)
+    raise NumericError(f"weights must be float32, float16 or bfloat16 (uint16 words), not {x.dtype}")
+
+
+def widen(x: Floats) -> NDArray[np.float32]:
+    """``x`` as float32, exactly; NaN and infinity stay what they are.  A float32 array comes back itself."""
+    word, raw = words(x)
+    if word is Word.FLOAT32:
+        return raw
+    if word is Word.FLOAT16:
+        return raw.astype(np.float32)
+    return (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def round_to(x: NDArray[np.float32], word: Word) -> NDArray[np.float32]:
+    """``x`` rounded to the nearest value of ``word``, ties to even, still as float32; NaN stays NaN.
+
+    A magnitude that rounds past the largest finite value becomes infinity, as IEEE 754 says.
+    """
+    if word is Word.FLOAT32:
+        return x
+    if word is Word.FLOAT16:
+        with np.errstate(over="ignore"):
+            return x.astype(np.float16).astype(np.float32)
+    return widen(narrow_bf16(x))
+
+
+def narrow_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """``x`` as bfloat16 words, nearest, ties to even; NaN becomes the quiet NaN 0x7FC0."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    with np.errstate(over="ignore"):
+        rounded = ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype(np.uint16)
+    return np.where(np.isnan(x), np.uint16(0x7FC0), rounded).reshape(x.shape)
+
+
+def place(flat: int, shape: tuple[int, ...]) -> str:
+    """Flat index ``flat`` of an array of ``shape``, written ``[i, j]`` for a message."""
+    return "[" + ", ".join(str(int(i)) for i in np.unravel_index(flat, shape)) + "]" if shape else "[]"
+
+
+def require_finite(x: NDArray[np.float32], what: str = "value") -> None:
+    """Nothing; raises NumericError naming the count, the first position and the value of what is not finite."""
+    bad = ~np.isfinite(x)
+    if count := int(np.count_nonzero(bad)):
+        first = int(np.argmax(bad))
+        at, found = place(first, x.shape), float(x.reshape(-1)[first])
+        raise NumericError(f"{count} of {x.size} {what}s are not finite, the first at {at}: {found}")
