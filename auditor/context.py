@@ -1,0 +1,126 @@
+"""What a rule may look at: layers, statistics, declared configuration, and a few bytes on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from auditor.audit import Depth
+from auditor.blocks import BlockReport, classify
+from auditor.checkpoint import Checkpoint
+from auditor.declared import Declared
+from auditor.finding import PLACES_KEPT, Place
+from auditor.groups import FusedSet, fused_sets
+from auditor.layer import QuantizedLayer, Recognised
+from auditor.measure import Measured
+from auditor.probes import ByteStats, CodeStats, FloatStats, decode_floats
+from auditor.source import LocalFile
+from auditor.tensorref import FLOAT_DTYPES, TensorRef
+from quant.codes import E4M3, E8M0
+from quant.errors import CheckpointError
+
+
+@dataclass
+class Context:
+    """One scan's evidence.  Statistics are None where the depth did not reach the tensor or reading failed."""
+
+    checkpoint: Checkpoint
+    recognised: Recognised
+    declared: Declared
+    depth: Depth
+    measured: Measured
+    bytes_read: int = 0  # read on demand, beyond what was measured
+    _files: dict[str, LocalFile] = field(default_factory=dict)
+    _blocks: dict[str, BlockReport | None] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> Sequence[QuantizedLayer]:
+        """Every quantised layer, in file order."""
+        return self.recognised.layers
+
+    @cached_property
+    def groups(self) -> Sequence[FusedSet]:
+        """Every fused set of two or more quantised layers."""
+        return tuple(fused_sets(self.recognised.layers))
+
+    def byte_stats(self, ref: TensorRef | None) -> ByteStats | None:
+        """Statistics of E4M3 or E8M0 scales."""
+        stats = self.measured.stats.get(ref.name) if ref is not None else None
+        return stats if isinstance(stats, ByteStats) else None
+
+    def float_stats(self, ref: TensorRef | None) -> FloatStats | None:
+        """Statistics of a float tensor."""
+        stats = self.measured.stats.get(ref.name) if ref is not None else None
+        return stats if isinstance(stats, FloatStats) else None
+
+    def code_stats(self, ref: TensorRef | None) -> CodeStats | None:
+        """Statistics of quantised weights; present at full depth only."""
+        stats = self.measured.stats.get(ref.name) if ref is not None else None
+        return stats if isinstance(stats, CodeStats) else None
+
+    def scalar(self, ref: TensorRef | None) -> float | None:
+        """The value of a one-element tensor that was read, whatever its dtype."""
+        values = self.values(ref)
+        return values[0] if values is not None and len(values) == 1 else None
+
+    def values(self, ref: TensorRef | None) -> list[float] | None:
+        """All values of a small tensor that was read: float, E4M3 or E8M0 dtype."""
+        raw = self.raw(ref)
+        if ref is None or raw is None:
+            return None
+        if ref.dtype in FLOAT_DTYPES:
+            return [float(v) for v in decode_floats(raw, ref.dtype)]
+        table = {"F8_E4M3": E4M3, "F8_E8M0": E8M0, "U8": E8M0}.get(ref.dtype)
+        return [float(table.values[code]) for code in raw] if table else None
+
+    def raw(self, ref: TensorRef | None) -> bytes | None:
+        """The bytes of a small tensor, when this depth reads it."""
+        if ref is None:
+            return None
+        stats = self.measured.stats.get(ref.name)
+        if isinstance(stats, FloatStats):
+            return stats.raw
+        return self.read(ref, 0, ref.nbytes) if isinstance(stats, ByteStats) and ref.nbytes <= 4096 else None
+
+    def blocks(self, layer: QuantizedLayer) -> BlockReport | None:
+        """NaN, zero and negative scales of a layer by the codes under them; None where shapes do not agree."""
+        if layer.name not in self._blocks:
+            geometry = layer.geometry()
+            report = None
+            if geometry is not None:
+                codes, scales = self._file(layer.codes.shard), self._file(layer.scales.shard)
+                report = classify(codes, scales, layer, geometry)
+                self.bytes_read += report.bytes_read
+            self._blocks[layer.name] = report
+        return self._blocks[layer.name]
+
+    def places(self, ref: TensorRef, flat: Iterable[int]) -> tuple[Place, ...]:
+        """The first few of these flat element indices as places, with the bytes that are stored there."""
+        width = ref.itemsize
+        found = []
+        for index in list(flat)[:PLACES_KEPT]:
+            raw = self.read(ref, index * width, width)
+            found.append(Place(ref.unravel(index), ref.start + index * width, "0x" + raw[::-1].hex().upper()))
+        return tuple(found)
+
+    def read(self, ref: TensorRef, at: int, length: int) -> bytes:
+        """``length`` bytes of a tensor, beginning ``at`` bytes into it."""
+        if at < 0 or at + length > ref.nbytes:
+            raise CheckpointError(f"{ref.shard}: {ref.name}: bytes {at}..{at + length} lie outside the tensor")
+        self.bytes_read += length
+        return self._file(ref.shard).read(ref.start + at, length)
+
+    def _file(self, shard: str) -> LocalFile:
+        file = self._files.get(shard)
+        if file is None:
+            if len(self._files) >= 64:  # stay far from the limit on open files
+                self._files.pop(next(iter(self._files))).close()
+            file = self._files[shard] = LocalFile(self.checkpoint.shards[shard].path)
+        return file
+
+    def close(self) -> None:
+        """Close the files that were opened on demand."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()

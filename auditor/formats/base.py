@@ -1,0 +1,135 @@
+"""What an on-disk layout is: data that names its tensors and says how their numbers combine."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+from auditor.tensorref import FLOAT_DTYPES
+from quant.codes import FloatCode
+
+Shape = tuple[int, ...]
+
+FLOATS = FLOAT_DTYPES
+F32 = frozenset({"F32"})
+U8 = frozenset({"U8"})
+FP8 = frozenset({"F8_E4M3"})
+E8M0_BYTES = frozenset({"U8", "F8_E8M0"})
+SCALARISH = FLOATS | frozenset({"F8_E4M3", "F8_E8M0", "U8"})  # what a damaged export may store a scale in
+
+
+class Role(enum.Enum):
+    """What a tensor is to its layer."""
+
+    CODES = "codes"  # the quantised weights
+    SCALES = "scales"  # per block, channel or tensor
+    GLOBAL = "global"  # second-level scale of NVFP4
+    INPUT = "input"  # activation scale (or its reciprocal, where the global is one)
+    OUTPUT = "output"
+    PRE_QUANT = "pre_quant"  # AWQ: multiplies the input before it is quantised
+    LORA_A = "lora_a"  # SVDQuant's low-rank branch
+    LORA_B = "lora_b"
+    ZERO_POINT = "zero_point"
+    OTHER = "other"  # shapes, group indices, quantiser states
+
+
+class Convention(enum.Enum):
+    """How the second-level scale enters: value = code * block_scale (*|/) global."""
+
+    NONE = "none"
+    MULTIPLY = "multiply"
+    DIVIDE = "divide"
+
+
+class GateUp(enum.Enum):
+    """How a fused gate_up tensor orders its output rows."""
+
+    NONE = "none"
+    CONCATENATED = "concatenated"  # all gate rows, then all up rows
+    INTERLEAVED = "interleaved"  # gate 0, up 0, gate 1, up 1, ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of a layer: name suffix, the dtypes it is recognised in, those that loaders accept."""
+
+    suffix: str
+    dtypes: frozenset[str]
+    usual: frozenset[str] | None = None  # None: every recognised dtype is fine
+    required: bool = True
+    scalar: bool = False  # one number per tensor (or per expert)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout.  ``block`` is (rows, columns) of weights that share a scale, 0 meaning the whole axis.
+
+    ``axis`` is the axis of the stored codes along which nibbles pair and blocks run: -1 for [N, K/2], -2 for
+    transposed 3-D experts [E, K/2, N].  ``names`` gives the name a quant_method uses for the same layout.
+    ``fits`` looks at the shapes of the parts and decides between layouts whose names and dtypes agree.
+    """
+
+    name: str
+    parts: Mapping[Role, Part]
+    element: FloatCode | None = None  # None: an integer format
+    scale: FloatCode | None = None  # None: scales are floats
+    block: tuple[int, int] = (0, 0)
+    global_scale: Convention = Convention.NONE
+    packed: bool = False
+    axis: int = -1
+    stemmed: bool = False  # names are module.<stem><suffix> rather than module.<suffix>
+    gate_up: GateUp = GateUp.NONE
+    absent: frozenset[str] = frozenset()  # suffixes that another layout's layer would have
+    names: Mapping[str, str] = field(default_factory=dict)
+    fits: Callable[[Mapping[Role, Shape]], bool] | None = None
+    amax_unit: float = 0.0  # scale = amax / amax_unit for activations; 0 where the layout has none
+    unaudited: str = ""  # why its numbers are not checked; "" when they are
+
+    def name_for(self, method: str) -> str:
+        """The layout's name under a declared quant_method."""
+        return self.names.get(method, self.name)
+
+    def is_fp4(self) -> bool:
+        """Whether the codes are packed E2M1."""
+        return self.packed and self.element is not None and self.element.bits == 4
+
+
+@cache
+def all_formats() -> tuple[Format, ...]:
+    """Every `Format` that a file of ``auditor.formats`` defines, sorted by name."""
+    import auditor.formats as package
+
+    found: dict[str, Format] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name == "base":
+            continue
+        for value in vars(importlib.import_module(f"{package.__name__}.{module.name}")).values():
+            if isinstance(value, Format) and found.setdefault(value.name, value) is not value:
+                raise RuntimeError(f"two formats are called {value.name}")
+    return tuple(found[name] for name in sorted(found))
+
+
+def ceil_div(length: int, block: int) -> int:
+    """How many blocks cover an axis; a block of 0 is the whole axis."""
+    return -(-length // block) if block else 1
+
+
+def block_shape(codes: Shape, scales: Shape) -> tuple[int, int] | None:
+    """The (rows, columns) block that scales [..., nb, kb] (or [..., nb, 1, kb, 1]) give to codes [..., N, K].
+
+    Powers of two from 16 to 512, squares first; None when no such block explains the shapes.
+    """
+    if len(codes) >= 2 and len(scales) == len(codes) + 2 and scales[-1] == scales[-3] == 1:
+        scales = (*scales[:-4], scales[-4], scales[-2])
+    if len(codes) < 2 or len(scales) != len(codes) or scales[:-2] != codes[:-2]:
+        return None
+    sizes = (128, 64, 256, 512, 32, 16)
+    shapes = [(s, s) for s in sizes] + [(1, s) for s in sizes] + [(s, 1) for s in sizes]
+    for rows, columns in shapes:
+        if scales[-2:] == (ceil_div(codes[-2], rows), ceil_div(codes[-1], columns)):
+            return rows, columns
+    return None

@@ -1,0 +1,70 @@
+"""Layers that a server fuses into one matrix, and therefore loads with one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from auditor.layer import QuantizedLayer
+
+# The loaders' own maps (vLLM packed_modules_mapping, SGLang stacked_params_mapping), as data.
+FUSED_SETS: tuple[tuple[str, ...], ...] = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
+    ("q_a", "kv_a_with_mqa"),
+    ("wq_a", "wkv"),
+    ("in_proj_qkv", "in_proj_z"),
+    ("in_proj_b", "in_proj_a"),
+    ("wkv", "wgate"),
+    ("k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("wq", "wk", "wv"),
+)
+GATE_UP = (("gate_proj", "up_proj"), ("w1", "w3"))
+_SETS_OF: dict[str, tuple[int, ...]] = {}
+for _number, _set in enumerate(FUSED_SETS):
+    for _leaf in _set:
+        _SETS_OF[_leaf] = (*_SETS_OF.get(_leaf, ()), _number)
+
+
+@dataclass(frozen=True, slots=True)
+class FusedSet:
+    """Siblings under one parent that are fused on load; ``members`` in the order of FUSED_SETS."""
+
+    parent: str
+    leaves: tuple[str, ...]
+    members: tuple[QuantizedLayer, ...]
+
+    @property
+    def is_gate_up(self) -> bool:
+        """Whether this is the gate and up projection of one MLP or expert."""
+        return self.leaves in GATE_UP
+
+    @property
+    def label(self) -> str:
+        """q_proj/k_proj/v_proj, for messages."""
+        return "/".join(self.leaves)
+
+
+def fused_sets(layers: Iterable[QuantizedLayer]) -> Iterator[FusedSet]:
+    """Every fused set with at least two quantised members, in the order in which their layers came.
+
+    A set that lies wholly within a larger one present under the same parent is left out: k/v of q/k/v.
+    """
+    parents: dict[str, dict[str, QuantizedLayer]] = {}
+    for layer in layers:
+        parent, _, leaf = layer.name.rpartition(".")
+        if leaf in _SETS_OF:
+            parents.setdefault(parent, {})[leaf] = layer
+    for parent, children in parents.items():
+        numbers = sorted({n for leaf in children for n in _SETS_OF[leaf]})
+        seen: list[frozenset[str]] = []
+        for number in numbers:
+            members = tuple(children[leaf] for leaf in FUSED_SETS[number] if leaf in children)
+            names = frozenset(m.leaf for m in members)
+            if len(members) < 2 or any(names <= other for other in seen):
+                continue
+            seen.append(names)
+            yield FusedSet(parent, tuple(m.leaf for m in members), members)

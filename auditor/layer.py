@@ -1,0 +1,207 @@
+"""Quantised layers, recognised from tensors alone: names, dtypes and shapes decide, configuration does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from auditor.formats.base import Format, Role, all_formats
+from auditor.tensorref import FLOAT_DTYPES, FP8_DTYPES, TensorRef
+
+# Tensors that hold codes when no format explains them; I32 and wider hold indices and packed integers.
+CODE_DTYPES = FP8_DTYPES | {"U8", "I8", "F4", "F6_E2M3", "F6_E3M2"}
+# Leaves that only a quantised layer has: alone, they lost their weight.
+SCALE_LEAVES = frozenset({
+    "weight_scale", "weight_scale_2", "weight_scale_inv", "weight_global_scale", "input_scale", "input_scale_2",
+    "input_global_scale", "scale_weight", "scale_input", "pre_quant_scale", "weight_zero_point", "input_zero_point",
+    "weight_shape", "weight_g_idx", "comfy_quant",
+})  # fmt: skip
+# FP8 KV-cache scales and NVFP4 affine biases, by the last part of their names.
+KV_LEAVES = frozenset({"k_scale", "v_scale", "kv_scale", "q_scale", "prob_scale", "k_bias", "v_bias"})
+_KV_CACHE_PARENTS = ("k_cache", "v_cache", "kv_cache")
+
+
+class Geometry(NamedTuple):
+    """How block scales lie over packed codes, both seen as 2-D: scales [rows, inner], codes [rows * unit, inner].
+
+    ``unit``: bytes of packed codes per block; ``inner`` is 1 unless blocks run along axis -2.
+    """
+
+    rows: int
+    inner: int
+    unit: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLayer:
+    """One quantised weight: its parts by role.  ``module`` is the prefix a server knows, ``name`` adds the stem."""
+
+    name: str
+    module: str
+    format: Format
+    parts: Mapping[Role, TensorRef]
+    leaves: Mapping[str, TensorRef] = field(repr=False, default_factory=dict)  # everything in the module
+
+    @property
+    def codes(self) -> TensorRef:
+        """The quantised weights."""
+        return self.parts[Role.CODES]
+
+    @property
+    def scales(self) -> TensorRef:
+        """The scales per block, channel or tensor."""
+        return self.parts[Role.SCALES]
+
+    def get(self, role: Role) -> TensorRef | None:
+        """The part with this role, None when the layer has none."""
+        return self.parts.get(role)
+
+    @property
+    def leaf(self) -> str:
+        """Last component of the layer's name: gate_proj, w1, gate_up_proj."""
+        return self.name.rpartition(".")[2]
+
+    def dims(self) -> tuple[int, int]:
+        """(N, K): output rows (over all experts of a fused tensor) and input columns."""
+        shape = self.codes.shape
+        if not shape:
+            return 1, 1
+        if self.format.name == "gpt-oss-mxfp4" and len(shape) == 4:
+            return shape[0] * shape[1], shape[2] * 32
+        axis = self.format.axis if len(shape) >= -self.format.axis else -1
+        columns = shape[axis] * (2 if self.format.packed and self.codes.dtype != "F4" else 1)
+        rows = self.codes.size // shape[axis] if shape[axis] else 0
+        return rows, columns
+
+    def geometry(self) -> Geometry | None:
+        """How scales lie over packed codes; None when the shapes do not agree, or the codes are not FP4."""
+        if not self.format.is_fp4() or self.format.scale is None:
+            return None
+        codes, scales, unit = self.codes, self.scales, self.format.block[1] // 2
+        shape = codes.shape
+        if len(shape) == len(scales.shape) + 1 and shape[-1] == unit:  # [..., K/32, 16]
+            return Geometry(scales.size, 1, unit) if shape[:-1] == scales.shape else None
+        if len(shape) != len(scales.shape) or len(shape) < -self.format.axis or codes.dtype == "F4":
+            return None
+        if self.format.axis == -2:
+            if shape[:-2] != scales.shape[:-2] or shape[-1] != scales.shape[-1] or shape[-2] != scales.shape[-2] * unit:
+                return None
+            return Geometry(scales.size // shape[-1] if shape[-1] else 0, shape[-1], unit)
+        if shape[:-1] != scales.shape[:-1] or shape[-1] != scales.shape[-1] * unit:
+            return None
+        return Geometry(scales.size, 1, unit)
+
+
+@dataclass
+class Recognised:
+    """All layers of a checkpoint, and the tensors that look quantised but belong to none."""
+
+    layers: list[QuantizedLayer] = field(default_factory=list)
+    ambiguous: list[tuple[TensorRef, tuple[str, ...]]] = field(default_factory=list)
+    unclaimed: list[TensorRef] = field(default_factory=list)  # codes or scales that no layer has
+    kv: list[TensorRef] = field(default_factory=list)
+    plain: list[TensorRef] = field(default_factory=list)  # float weights and integer buffers
+    roles: dict[str, tuple[QuantizedLayer, Role]] = field(default_factory=dict)
+
+
+def split(name: str) -> tuple[str, str]:
+    """Module and leaf of a tensor's name; ``X.weight.absmax`` is leaf ``weight.absmax`` of module ``X``."""
+    for marker in (".weight.", ".weight_quantizer."):
+        if marker in name:
+            module, _, leaf = name.partition(marker)
+            return module, marker[1:] + leaf
+    module, _, leaf = name.rpartition(".")
+    return module, leaf
+
+
+class _Match(NamedTuple):
+    format: Format
+    stem: str
+    leaves: tuple[tuple[Role, str], ...]
+
+
+def recognise(tensors: Iterable[TensorRef]) -> Recognised:
+    """Sort tensors into layers.  Each tensor ends in exactly one place; order follows the names' first use."""
+    modules: dict[str, dict[str, TensorRef]] = {}
+    for ref in tensors:
+        module, leaf = split(ref.name)
+        found = modules.get(module)
+        if found is None:
+            modules[module] = {leaf: ref}
+        else:
+            found[leaf] = ref
+    result = Recognised()
+    memo: dict[tuple[tuple[str, str], ...], tuple[_Match, ...]] = {}
+    for module, leaves in modules.items():
+        signature = tuple(sorted([(leaf, ref.dtype) for leaf, ref in leaves.items()]))
+        matches = memo.get(signature)
+        if matches is None:
+            matches = memo[signature] = _matches({leaf: ref.dtype for leaf, ref in leaves.items()})
+        claimed = _claim(module, leaves, matches, result) if matches else ()
+        for leaf, ref in leaves.items():
+            if leaf not in claimed:
+                _sort_out(module, leaf, ref, result)
+    return result
+
+
+def _matches(dtypes: Mapping[str, str]) -> tuple[_Match, ...]:
+    """Every format and stem whose required parts are all there; shapes are looked at later."""
+    found = []
+    for fmt in all_formats():
+        suffix = fmt.parts[Role.CODES].suffix
+        for leaf in dtypes:
+            if not leaf.endswith(suffix) or (not fmt.stemmed and leaf != suffix):
+                continue
+            stem = leaf[: len(leaf) - len(suffix)]
+            if any(stem + other in dtypes for other in fmt.absent):
+                continue
+            present = [
+                (role, stem + part.suffix)
+                for role, part in fmt.parts.items()
+                if dtypes.get(stem + part.suffix) in part.dtypes
+            ]
+            roles = {role for role, _ in present}
+            if all(role in roles for role, part in fmt.parts.items() if part.required):
+                found.append(_Match(fmt, stem, tuple(present)))
+    return tuple(found)
+
+
+def _claim(
+    module: str, leaves: dict[str, TensorRef], matches: tuple[_Match, ...], result: Recognised
+) -> set[str] | frozenset[str]:
+    by_codes: dict[str, list[tuple[_Match, dict[Role, TensorRef]]]] = {}
+    for match in matches:
+        parts = {role: leaves[leaf] for role, leaf in match.leaves}
+        fits = match.format.fits
+        if fits is None or fits({role: ref.shape for role, ref in parts.items()}):
+            by_codes.setdefault(parts[Role.CODES].name, []).append((match, parts))
+    claimed: set[str] = set()
+    for candidates in by_codes.values():
+        match, parts = candidates[0]
+        if len(candidates) > 1:
+            names = tuple(sorted(m.format.name for m, _ in candidates))
+            result.ambiguous.append((parts[Role.CODES], names))
+            claimed.update(leaf for m, _ in candidates for _, leaf in m.leaves)
+            continue
+        name = f"{module}.{match.stem}" if match.stem else module
+        layer = QuantizedLayer(name.removeprefix("."), module, match.format, parts, leaves)
+        result.layers.append(layer)
+        for role, leaf in match.leaves:
+            claimed.add(leaf)
+            result.roles[leaves[leaf].name] = (layer, role)
+    return claimed
+
+
+def _sort_out(module: str, leaf: str, ref: TensorRef, result: Recognised) -> None:
+    if is_kv(module, leaf) and ref.dtype in FLOAT_DTYPES | FP8_DTYPES:
+        result.kv.append(ref)
+    elif ref.dtype in CODE_DTYPES or leaf in SCALE_LEAVES or leaf.endswith(("_weight_scale", "_weight_scale_2")):
+        result.unclaimed.append(ref)
+    else:
+        result.plain.append(ref)
+
+
+def is_kv(module: str, leaf: str) -> bool:
+    """Whether a tensor is a scale or bias of the KV cache, by its name."""
+    return leaf in KV_LEAVES or (leaf == "scale" and module.endswith(_KV_CACHE_PARENTS))

@@ -1,0 +1,228 @@
+"""Read what a scan needs, once and in file order, and count what is in it.
+
+The work is cut into units: small picklable values that any `concurrent.futures.Executor` can run, on threads
+here or on machines elsewhere.  A unit reads its ranges through one small buffer and returns statistics.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from auditor.probes import CHUNK, Probe, Stats, measure
+from auditor.source import LocalFile, opened
+from quant.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+UNIT = 32 << 20  # bytes of one unit of work: also the step of a progress bar
+GAP = 512  # unwanted bytes read rather than seeking past them
+_INLINE = 4 << 20  # below this much there is no point in starting threads
+
+Progress = Callable[[int, int], None]
+_LOCAL = threading.local()  # one read buffer per worker thread
+
+
+class Task(NamedTuple):
+    """A range of one tensor to measure.  ``at``: byte offset of the range inside the tensor."""
+
+    tensor: str
+    dtype: str
+    start: int
+    nbytes: int
+    at: int
+    probe: Probe
+    unit: int = 0  # bytes of packed codes per block, and how many blocks lie side by side
+    inner: int = 1
+
+    @property
+    def grain(self) -> int:
+        """Cuts fall on multiples of this many bytes, so that no element and no block is split."""
+        return max(64, self.unit * self.inner) if self.inner > 1 else 64
+
+
+class Unit(NamedTuple):
+    """Tasks in one file, ascending and disjoint: everything a worker needs."""
+
+    path: str
+    tasks: tuple[Task, ...]
+
+
+class UnitResult(NamedTuple):
+    """Statistics by tensor name and range start, bytes read, and what went wrong by tensor."""
+
+    stats: list[tuple[str, int, Stats]]
+    bytes_read: int
+    failed: dict[str, str]
+
+
+@dataclass
+class Measured:
+    """What was read: statistics by tensor, bytes, and the tensors that could not be read."""
+
+    stats: dict[str, Stats] = field(default_factory=dict)
+    bytes_read: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def units(path: Path, tasks: Iterable[Task]) -> Iterator[Unit]:
+    """Cut the tasks of one file into units of about UNIT bytes; long tensors are spread over several."""
+    batch: list[Task] = []
+    room = UNIT
+    for task in sorted(tasks, key=lambda t: t.start):
+        rest = task
+        while rest.nbytes > room:
+            cut = room - room % rest.grain
+            if cut:
+                batch.append(rest._replace(nbytes=cut))
+                rest = rest._replace(start=rest.start + cut, nbytes=rest.nbytes - cut, at=rest.at + cut)
+            elif rest.grain > UNIT:  # one row of blocks is larger than a unit: it is read whole, unexamined
+                rest = rest._replace(unit=0, inner=1)
+            yield Unit(str(path), tuple(batch))
+            batch, room = [], UNIT
+        if rest.nbytes or not task.nbytes:
+            batch.append(rest)
+            room -= rest.nbytes
+    if batch:
+        yield Unit(str(path), tuple(batch))
+
+
+def run_unit(unit: Unit) -> UnitResult:
+    """Read and measure one unit.  Never raises on a bad file: the tensors it could not read are named."""
+    result = UnitResult([], 0, {})
+    read = 0
+    pending = list(unit.tasks)
+    try:
+        with opened(Path(unit.path)) as file:
+            for fill in _fills(unit.tasks):
+                read += _run_fill(file, fill, result)
+                while pending and pending[0].start + pending[0].nbytes <= fill.start + fill.nbytes:
+                    pending.pop(0)
+    except CheckpointError as error:
+        for task in pending:
+            result.failed[task.tensor] = str(error)
+    return result._replace(bytes_read=read)
+
+
+class _Fill(NamedTuple):
+    """One read of at most CHUNK bytes (more where a grain is larger), and the ranges it serves."""
+
+    start: int
+    nbytes: int
+    parts: list[Task]
+
+
+def _fills(tasks: Iterable[Task]) -> Iterator[_Fill]:
+    fill: _Fill | None = None
+    for task in tasks:
+        rest = task
+        while True:
+            if fill is not None:
+                gap = rest.start - (fill.start + fill.nbytes)
+                room = CHUNK - fill.nbytes - gap
+                if not 0 <= gap <= GAP or (room < rest.nbytes and room < rest.grain):
+                    yield fill
+                    fill = None
+            if fill is None:
+                fill, gap, room = _Fill(rest.start, 0, []), 0, max(CHUNK, rest.grain)
+            length = rest.nbytes if rest.nbytes <= room else room - room % rest.grain
+            fill.parts.append(rest._replace(nbytes=length))
+            fill = fill._replace(nbytes=fill.nbytes + gap + length)
+            if length == rest.nbytes:
+                break
+            rest = rest._replace(start=rest.start + length, nbytes=rest.nbytes - length, at=rest.at + length)
+    if fill is not None:
+        yield fill
+
+
+def _run_fill(file: LocalFile, fill: _Fill, result: UnitResult) -> int:
+    buffer = _buffer(fill.nbytes)
+    file.read_into(fill.start, memoryview(buffer)[: fill.nbytes])
+    for part in fill.parts:
+        offset = part.start - fill.start
+        chunk = np.frombuffer(buffer, np.uint8, part.nbytes, offset)
+        stats = measure(part.probe, chunk, part.at, part.dtype, part.unit, part.inner)
+        last = result.stats[-1] if result.stats else None
+        if last is not None and last[0] == part.tensor:
+            last[2].merge(stats)  # type: ignore[arg-type]  # one tensor, one probe, one kind of statistics
+        else:
+            result.stats.append((part.tensor, part.at, stats))
+    return fill.nbytes
+
+
+def _buffer(nbytes: int) -> bytearray:
+    if nbytes > CHUNK:
+        return bytearray(nbytes)  # rare, and let go at once
+    buffer: bytearray | None = getattr(_LOCAL, "buffer", None)
+    if buffer is None:
+        buffer = _LOCAL.buffer = bytearray(CHUNK)
+    return buffer
+
+
+def run(
+    work: Mapping[Path, list[Task]],
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Measured:
+    """Measure tasks by file.  ``executor`` runs the units where given; else ``jobs`` threads (default: cores, at most 8).
+
+    ``progress(done, total)`` is called in this thread after every unit, in bytes.
+    """
+    todo = [unit for path in sorted(work) for unit in units(path, work[path])]
+    total = sum(task.nbytes for tasks in work.values() for task in tasks)
+    measured = Measured()
+    done = 0
+    for result in _results(todo, total, executor, jobs):
+        done += result.bytes_read
+        measured.bytes_read += result.bytes_read
+        measured.failed.update(result.failed)
+        for tensor, _, stats in result.stats:
+            known = measured.stats.get(tensor)
+            if known is None:
+                measured.stats[tensor] = stats
+            else:
+                known.merge(stats)  # type: ignore[arg-type]
+        if progress:
+            progress(min(done, total), total)
+    for tensor in measured.failed:
+        measured.stats.pop(tensor, None)
+    return measured
+
+
+def _results(todo: list[Unit], total: int, executor: Executor | None, jobs: int | None) -> Iterator[UnitResult]:
+    """Results in the order of the units, whoever ran them: statistics of a tensor merge front to back."""
+    if executor is None:
+        jobs = jobs or min(8, os.cpu_count() or 1)
+        if jobs == 1 or total <= _INLINE:
+            yield from map(run_unit, todo)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(jobs) as threads:
+            yield from _windowed(todo, threads, 2 * jobs)
+        return
+    yield from _windowed(todo, executor, 64)
+
+
+def _windowed(todo: list[Unit], executor: Executor, ahead: int) -> Iterator[UnitResult]:
+    from collections import deque
+
+    waiting = iter(todo)
+    pending = deque(executor.submit(run_unit, unit) for unit in islice(waiting, ahead))
+    try:
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(executor.submit(run_unit, unit) for unit in islice(waiting, 1))
+            yield result
+    finally:
+        for future in pending:
+            future.cancel()
