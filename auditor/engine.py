@@ -1,0 +1,250 @@
+"""Run rules over a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditor.audit import Audit, Depth, InternalError, LayerRow, TensorRow
+from auditor.checkpoint import Checkpoint, open_checkpoint
+from auditor.context import Context
+from auditor.declared import read_declared
+from auditor.finding import Finding, Skipped
+from auditor.formats.base import Role
+from auditor.layer import QuantizedLayer, Recognised, recognise
+from auditor.measure import Measured, Progress, Task, run
+from auditor.probes import CHUNK, ByteStats, Probe
+from auditor.rule import CheckpointRule, GroupRule, LayerRule, Rule, all_rules
+from auditor.tensorref import FLOAT_DTYPES, TensorRef
+from quant.codes import E4M3, E8M0
+from quant.errors import CheckpointError, ToolError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+SCALE_ROLES = frozenset({Role.SCALES, Role.GLOBAL, Role.INPUT, Role.OUTPUT})
+_SMALL = 64 << 10  # bytes up to which a float scale counts as a scalar (one number per expert, say)
+
+
+def scan(
+    path: str | Path,
+    *,
+    depth: Depth = Depth.SCALES,
+    rules: Iterable[Rule] | None = None,
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Audit:
+    """Audit a folder, a shard or what an index names.
+
+    ``rules`` (default: all) are run at ``depth``; ``executor`` may be any concurrent.futures.Executor, else
+    ``jobs`` threads read.  ``progress(bytes done, bytes in all)`` is called from this thread.
+    Raises CheckpointError when there is nothing to audit; whatever else is wrong is in the result.
+    """
+    checkpoint = open_checkpoint(path)
+    recognised = recognise(checkpoint.tensors.values())
+    measured = run(_work(checkpoint, recognised, depth), executor, jobs, progress)
+    ctx = Context(checkpoint, recognised, read_declared(checkpoint), depth, measured)
+    findings: list[Finding] = []
+    errors: list[InternalError] = []
+    unreadable: dict[str, str] = {}
+    try:
+        for rule in all_rules() if rules is None else rules:
+            if rule.needs <= depth and (checkpoint.whole or not rule.whole):
+                findings.extend(_run_rule(rule, ctx, errors, unreadable))
+    finally:
+        ctx.close()
+    findings.sort(key=lambda f: (-f.severity, f.code, f.shard if f.tensor == f.shard else "", _natural(f.tensor)))
+    return _audit(ctx, findings, errors, unreadable)
+
+
+def _run_rule(
+    rule: Rule, ctx: Context, errors: list[InternalError], unreadable: dict[str, str]
+) -> Iterator[Finding]:
+    """A rule's findings.  A rule that raises is a fault of this tool: noted, and the others go on."""
+    for where, tensor, check in _calls(rule, ctx):
+        try:
+            yield from list(check())
+        except CheckpointError as error:  # the file changed or could not be read while the rule looked
+            unreadable[tensor] = str(error)
+        except MemoryError as error:
+            errors.append(InternalError(rule.code, where, f"MemoryError: {error}"))
+        except Exception as error:  # noqa: BLE001  # any fault of a rule, named and reported with exit code 3
+            errors.append(InternalError(rule.code, where, f"{type(error).__name__}: {error}"))
+
+
+def _calls(rule: Rule, ctx: Context) -> Iterator[tuple[str, str, Callable[[], Iterable[Finding]]]]:
+    """(where, tensor, call) for every object the rule looks at."""
+    if isinstance(rule, LayerRule):
+        for layer in ctx.layers:
+            if rule.applies(layer):
+                yield layer.name, layer.codes.name, lambda layer=layer: rule.check(layer, ctx)  # type: ignore[misc]
+    elif isinstance(rule, GroupRule):
+        for group in ctx.groups:
+            yield group.parent, group.members[0].codes.name, lambda group=group: rule.check(group, ctx)  # type: ignore[misc]
+    elif isinstance(rule, CheckpointRule):
+        yield "the checkpoint", ctx.checkpoint.name, lambda: rule.check(ctx)
+
+
+def _work(checkpoint: Checkpoint, recognised: Recognised, depth: Depth) -> dict[Path, list[Task]]:
+    """What this depth reads, by file."""
+    work: dict[Path, list[Task]] = {}
+    if depth is Depth.HEADERS:
+        return work
+    for ref in _refs(recognised):
+        task = plan_task(ref, recognised, depth)
+        if task is not None:
+            work.setdefault(checkpoint.shards[ref.shard].path, []).append(task)
+    return work
+
+
+def _refs(recognised: Recognised) -> Iterator[TensorRef]:
+    for layer in recognised.layers:
+        yield from layer.parts.values()
+    yield from recognised.kv
+    yield from recognised.unclaimed
+    yield from recognised.plain
+    yield from (ref for ref, _ in recognised.ambiguous)
+
+
+def plan_task(ref: TensorRef, recognised: Recognised, depth: Depth) -> Task | None:
+    """How one tensor is measured at a depth, None when it is left alone."""
+    layer, role = recognised.roles.get(ref.name, (None, None))
+    is_float = ref.dtype in FLOAT_DTYPES
+    if role in SCALE_ROLES or layer is None and _kv_like(ref):
+        small = ref.nbytes <= _SMALL and (is_float or ref.is_scalar)
+        if depth < Depth.SCALES and not small:
+            return None
+        probe = Probe.FLOATS if is_float else _scale_probe(ref, layer, role)
+        return Task(ref.name, ref.dtype, ref.start, ref.nbytes, 0, probe) if probe else None
+    if depth is not Depth.FULL:
+        return None
+    task = Task(ref.name, ref.dtype, ref.start, ref.nbytes, 0, Probe.FINITE)
+    if is_float:
+        return task
+    if ref.dtype == "F8_E4M3":
+        return task._replace(probe=Probe.E4M3_CODES)
+    if ref.dtype == "F8_E5M2":
+        return task._replace(probe=Probe.E5M2_CODES)
+    if layer is not None and role is Role.CODES and layer.format.is_fp4():
+        geometry = layer.geometry()
+        task = task._replace(probe=Probe.FP4_CODES)
+        if geometry is not None and geometry.unit * geometry.inner <= CHUNK:
+            task = task._replace(unit=geometry.unit, inner=geometry.inner)
+        return task
+    return None
+
+
+def _kv_like(ref: TensorRef) -> bool:
+    return ref.name.rpartition(".")[2].endswith(("scale", "scale_2", "scale_inv", "k_bias", "v_bias"))
+
+
+def _scale_probe(ref: TensorRef, layer: QuantizedLayer | None, role: Role | None) -> Probe | None:
+    if layer is not None and role is Role.SCALES and layer.format.scale is E8M0:
+        return Probe.E8M0_SCALES
+    return {"F8_E4M3": Probe.E4M3_SCALES, "F8_E8M0": Probe.E8M0_SCALES, "U8": Probe.E8M0_SCALES}.get(ref.dtype)
+
+
+def _audit(
+    ctx: Context, findings: list[Finding], errors: list[InternalError], unreadable: dict[str, str]
+) -> Audit:
+    checkpoint, recognised = ctx.checkpoint, ctx.recognised
+    skipped = _skipped(ctx, unreadable)
+    unchecked = {s.tensor for s in skipped}
+    unread: Counter[str] = Counter()
+    tensors = []
+    for ref in checkpoint.tensors.values():
+        layer, role = recognised.roles.get(ref.name, (None, None))
+        read = ref.name in ctx.measured.stats
+        if not read and ref.name not in unchecked and ctx.depth < Depth.FULL:
+            unread[f"not read at depth {ctx.depth.label}"] += 1
+        fmt = layer.format.name_for(ctx.declared.method) if layer else ""
+        tensors.append(
+            TensorRow(
+                ref.name, ref.shard, ref.dtype, ref.shape, ref.start, ref.nbytes, layer.name if layer else "", fmt,
+                role.value if role else "", read,
+            )  # fmt: skip
+        )
+    return Audit(
+        checkpoint=checkpoint.name,
+        depth=ctx.depth,
+        formats=tuple(sorted({layer.format.name_for(ctx.declared.method) for layer in recognised.layers})),
+        shards=tuple(checkpoint.shards),
+        bytes_held=checkpoint.bytes_held,
+        bytes_read=checkpoint.bytes_read + ctx.measured.bytes_read + ctx.bytes_read,
+        tensor_count=len(checkpoint.tensors),
+        checked=len(checkpoint.tensors) - sum(t.name in unchecked for t in tensors),
+        findings=tuple(findings),
+        skipped=tuple(skipped),
+        errors=tuple(errors),
+        unread=unread,
+        tensors=tensors,
+        layers=[_layer_row(layer, ctx) for layer in recognised.layers],
+        declared=ctx.declared.summary,
+    )
+
+
+def _skipped(ctx: Context, unreadable: dict[str, str]) -> list[Skipped]:
+    """Everything that could not be checked, with the reason: unreadable, or of a format that is not audited."""
+    checkpoint, recognised = ctx.checkpoint, ctx.recognised
+    reasons: dict[str, str] = {}
+    for shard, reason in checkpoint.unopened.items():
+        reasons[shard] = reason
+    for shard in checkpoint.shards.values():
+        for problem in shard.header.problems:
+            if not problem.tensor and not shard.header.tensors:
+                reasons[shard.name] = problem.message
+        reasons.update(shard.header.unreadable)
+    reasons.update(ctx.measured.failed)
+    reasons.update(unreadable)
+    for layer in recognised.layers:
+        if layer.format.unaudited:
+            reasons[layer.codes.name] = layer.format.unaudited
+    for ref, formats in recognised.ambiguous:
+        reasons[ref.name] = f"claimed by {' and '.join(formats)}"
+    for ref in recognised.unclaimed:
+        reasons[ref.name] = "no format claims it"
+    return [Skipped(name, reason) for name, reason in sorted(reasons.items(), key=lambda item: _natural(item[0]))]
+
+
+def _layer_row(layer: QuantizedLayer, ctx: Context) -> LayerRow:
+    rows, columns = layer.dims()
+    stats = ctx.byte_stats(layer.scales)
+    floats = ctx.float_stats(layer.scales)
+    low = high = None
+    if isinstance(stats, ByteStats) and stats.high >= 0:
+        code = layer.format.scale or E4M3
+        low, high = float(code.values[stats.low]), float(code.values[stats.high])
+    elif floats is not None and floats.high > 0:
+        low, high = floats.low, floats.high
+    known = stats or floats
+    return LayerRow(
+        layer=layer.name,
+        format=layer.format.name_for(ctx.declared.method),
+        shard=layer.codes.shard,
+        codes=layer.codes.name,
+        rows=rows,
+        columns=columns,
+        global_scale=ctx.scalar(layer.get(Role.GLOBAL)),
+        input_scale=ctx.scalar(layer.get(Role.INPUT)),
+        blocks=known.size if known else None,
+        scale_min=low,
+        scale_max=high,
+        zeros=known.zeros.count if known else None,
+        nan=known.nan.count if known else None,
+        saturated=stats.saturated if stats else None,
+        subnormal=stats.subnormal if stats else None,
+        octaves=math.log2(high / low) if low and high else None,
+    )
+
+
+def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key in which layer 2 comes before layer 10."""
+    parts = name.split(".")
+    return tuple((0, int(p), "") if p.isdecimal() and len(p) < 10 else (1, 0, p) for p in parts)
+
+
+__all__ = ["CheckpointError", "ToolError", "scan"]
