@@ -86,3 +86,35 @@ def require_finite(x: NDArray[np.float32], what: str = "value") -> None:
         first = int(np.argmax(bad))
         at, found = place(first, x.shape), float(x.reshape(-1)[first])
         raise NumericError(f"{count} of {x.size} {what}s are not finite, the first at {at}: {found}")
+
+
+_CHUNK = 1 << 20
+
+
+def largest(x: Floats, what: str = "weight") -> np.float32:
+    """The largest magnitude of ``x`` (float32, float16 or bfloat16 words, any shape), exactly; 0 when it is empty.
+
+    Raises NumericError naming position and value when an element is NaN or infinite.  Works on the bits, whose
+    order is the order of magnitudes, in chunks: nothing of the size of ``x`` is made unless x is not contiguous.
+    """
+    word, raw = words(x)
+    bits: NDArray[Any] = np.ascontiguousarray(raw).reshape(-1).view(np.uint32 if word is Word.FLOAT32 else np.uint16)
+    magnitude = 0x7FFFFFFF if word is Word.FLOAT32 else 0x7FFF
+    top = 0
+    for start in range(0, bits.size, _CHUNK):
+        top = max(top, int(np.max(bits[start : start + _CHUNK] & magnitude)))
+    value = widen(np.asarray([top], bits.dtype).view(raw.dtype))[0]
+    if not np.isfinite(value):
+        _raise_not_finite(x, what)
+    return np.float32(value)
+
+
+def _raise_not_finite(x: Floats, what: str) -> None:
+    flat = np.ascontiguousarray(words(x)[1]).reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        part = widen(flat[start : start + _CHUNK])
+        bad = ~np.isfinite(part)
+        if bad.any():
+            first = int(np.argmax(bad))
+            at = place(start + first, x.shape)
+            raise NumericError(f"a {what} is not finite, the first at {at}: {float(part[first])}")

@@ -1,0 +1,174 @@
+"""The Hessian-weighted sweep in Numba: lanes are rows, which share the matrix of their K block.
+
+Pruning.  With H symmetrised (dwᵀ H dw does not see the rest), dwᵀ H dw ≥ λ · |dw|² for its least eigenvalue λ.
+|dw|² itself is bounded from below: going up by the squares of the elements that round to zero, whose number only
+grows; going down by the loss of the clipped amax.  ``floor`` takes off λ what float32 rounding of the 272 products
+may hide (33 roundings of 2^-24 each, doubled, times the largest row sum of |H|), so the bound holds for the
+rounded loss too.  Where nothing positive is left, all 126 candidates are tried.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from quant import threads
+from quant.floats import Floats, Word, words
+from quant.sweep import candidates
+from quant.sweep.cpu import LANES, LAYOUT, load, start_lanes
+
+_F = np.float32
+_ZERO, _ONE, _TWO, _FOUR, _SIX, _INF = _F(0), _F(1), _F(2), _F(4), _F(6), _F(np.inf)
+_HALVES, _ONES, _TWOS = _F(1.5 * 2**22), _F(1.5 * 2**23), _F(1.5 * 2**24)
+_QUARTER = _F(0.25)
+_MARGIN = 66 * 2.0**-24
+_LEAST = _F(1e-30)  # below this, underflow could outweigh the margin
+
+
+def floor(hessian_CBB: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 [C]: f with rounded loss ≥ f · |dw|² for each K block's matrix; 0 where there is no such bound."""
+    wide = hessian_CBB.astype(np.float64)
+    least = np.linalg.eigvalsh((wide + wide.transpose(0, 2, 1)) / 2)[:, 0]
+    size = np.maximum(np.abs(wide).sum(1).max(-1), np.abs(wide).sum(2).max(-1))
+    bound = (least - _MARGIN * size) * (1 - 1e-5)
+    return np.where(bound > _LEAST, bound, 0).astype(np.float32)
+
+
+def best_codes(
+    w: Floats, global_amax: NDArray[np.float32], hessian_CBB: NDArray[np.float32]
+) -> tuple[NDArray[np.uint8], int]:
+    """Best codes, uint8 [E, R, C], and the candidates evaluated in all.
+
+    ``w``: [E, R, C, 16], contiguous, finite; ``global_amax``: float32 [E]; ``hessian_CBB``: float32 [C, 16, 16].
+    """
+    word, raw = words(w)
+    flat = raw.reshape(-1).view(np.uint32 if word is Word.FLOAT32 else np.uint16)
+    experts, rows, columns = w.shape[:3]
+    out = np.empty((experts, rows, columns), np.uint8)
+    bound = floor(hessian_CBB)
+    work = 0
+    for e in range(experts):
+        scale = candidates.scales(global_amax[e])
+        safe = bool(scale[0] >= candidates.SAFE_SCALE)
+        sign = np.uint32(31 if word is Word.FLOAT32 else 15)
+
+        def part(
+            first: int,
+            last: int,
+            e: int = e,
+            scale: NDArray[np.float32] = scale,
+            safe: bool = safe,
+            sign: np.uint32 = sign,
+        ) -> int:
+            place = (e * rows, rows, columns)
+            return int(_sweep(flat, *LAYOUT[word], sign, place, scale, safe, hessian_CBB, bound, first, last, out[e]))
+
+        work += sum(threads.run(part, columns, 8))
+    return out, work
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _losses(a, negative, hessian, scale, err, row, loss, kept):  # type: ignore[no-untyped-def]
+    """Set ``loss`` to dwᵀ H dw of each lane (NaN counts as infinite), ``kept`` to the squares of flushed elements."""
+    kept[:] = _ZERO
+    loss[:] = _ZERO
+    for j in range(16):
+        for lane in range(LANES):
+            ratio = min(a[j, lane] / scale[lane], _SIX)
+            magic = _HALVES if ratio < _TWO else (_ONES if ratio < _FOUR else _TWOS)
+            d = a[j, lane] - ((ratio + magic) - magic) * scale[lane]
+            err[j, lane] = -d if negative[j, lane] else d
+            kept[lane] += a[j, lane] * a[j, lane] if ratio <= _QUARTER else _ZERO
+    for i in range(16):
+        for lane in range(LANES):
+            row[lane] = hessian[i, 0] * err[0, lane]
+        for j in range(1, 16):
+            h = hessian[i, j]
+            for lane in range(LANES):
+                row[lane] += h * err[j, lane]
+        for lane in range(LANES):
+            loss[lane] += row[lane] * err[i, lane]
+    for lane in range(LANES):
+        loss[lane] = loss[lane] if loss[lane] == loss[lane] else _INF
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _signs(raw, sign, first, count, stride, negative):  # type: ignore[no-untyped-def]
+    for lane in range(count):
+        for j in range(16):
+            word = np.uint32(raw[first + lane * stride + j])
+            # -0.0 >= 0: the definition gives it the plus sign
+            negative[j, lane] = (word >> sign) == np.uint32(1) and (word << (np.uint32(32) - sign)) != np.uint32(0)
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _sweep(  # type: ignore[no-untyped-def]
+    raw, mask, shift, factor, sign, place, scale, safe, hessian, bound, first, last, out
+):
+    a_bits = np.zeros((16, LANES), np.uint32)
+    a, err = a_bits.view(np.float32), np.empty((16, LANES), np.float32)
+    negative = np.zeros((16, LANES), np.bool_)
+    amax, step, row = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    low, high, winner = np.empty(LANES, np.int32), np.empty(LANES, np.int32), np.empty(LANES, np.int32)
+    best = np.empty(LANES, np.float32)
+    top = _SIX * scale
+    work = 0
+    base, rows, columns = place
+    for column in range(first, last):
+        pruned = safe and bound[column] > _ZERO
+        for group in range(0, rows, LANES):
+            count = min(LANES, rows - group)
+            start = ((base + group) * columns + column) * 16
+            load(raw, mask, shift, factor, start, count, columns * 16, a_bits, a)
+            _signs(raw, sign, start, count, columns * 16, negative)
+            start_lanes(a, top, pruned, amax, low, high)
+            best[:] = _INF
+            winner[:] = 0
+            lanes = (a, negative, hessian[column], scale, bound[column], step, err, row)
+            work += (_up(lanes, low, best, winner) + _down(lanes, top, amax, low, best, winner)) * count
+            for lane in range(count):
+                out[group + lane, column] = winner[lane] + 1
+    return work
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _up(lanes, low, best, winner):  # type: ignore[no-untyped-def]
+    a, negative, hessian, scale, bound, step, err, row = lanes
+    loss, kept = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    up = 0
+    while True:
+        for lane in range(LANES):
+            step[lane] = scale[min(low[lane] + up, 125)]
+        _losses(a, negative, hessian, step, err, row, loss, kept)
+        going = 0
+        for lane in range(LANES):
+            better = loss[lane] < best[lane]
+            winner[lane] = min(low[lane] + up, 125) if better else winner[lane]
+            best[lane] = loss[lane] if better else best[lane]
+            going += 1 if low[lane] + up < 125 and not bound * kept[lane] > max(best[lane], _LEAST) else 0
+        up += 1
+        if going == 0:
+            return up
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _down(lanes, top, amax, low, best, winner):  # type: ignore[no-untyped-def]
+    a, negative, hessian, scale, bound, step, err, row = lanes
+    loss, kept = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    down = 0
+    while True:
+        going = 0
+        for lane in range(LANES):
+            k = max(low[lane] - down - 1, 0)
+            clipped = amax[lane] - top[k]
+            going += 1 if low[lane] > down and not bound * (clipped * clipped) > max(best[lane], _LEAST) else 0
+            step[lane] = scale[k]
+        if going == 0:
+            return down
+        _losses(a, negative, hessian, step, err, row, loss, kept)
+        down += 1
+        for lane in range(LANES):
+            better = loss[lane] <= best[lane]
+            winner[lane] = max(low[lane] - down, 0) if better else winner[lane]
+            best[lane] = loss[lane] if better else best[lane]
