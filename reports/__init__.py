@@ -1,0 +1,1 @@
+"""For people and for other programs: an `Audit` becomes tables, text and files."""
