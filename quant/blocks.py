@@ -50,24 +50,22 @@ def amax(w: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
     return np.asarray(out, np.float32).reshape(grid(w.shape, block))
 
 
-def spread(
-    scale: NDArray[np.float32], shape: tuple[int, ...], block: Block, rows: slice | None = None
-) -> NDArray[np.float32]:
+def require_fit(scale: tuple[int, ...], shape: tuple[int, ...], block: Block) -> None:
+    """Nothing; raises NumericError when scales of shape ``scale`` do not belong to a tensor of ``shape``."""
+    if scale != grid(shape, block):
+        raise NumericError(f"scales {scale} do not fit a tensor {shape} with blocks {block}: {grid(shape, block)}")
+
+
+def spread(scale: NDArray[np.float32], shape: tuple[int, ...], block: Block) -> NDArray[np.float32]:
     """``scale`` repeated over its blocks: a float32 array of ``shape`` (edges cut).
 
-    ``scale`` has the shape ``grid(shape, block)``.  ``rows`` takes a part of the first axis of a 2-D result only.
-    Raises NumericError when the shapes do not fit.
+    ``scale`` has the shape ``grid(shape, block)``.  Raises NumericError when the shapes do not fit.
     """
-    if scale.shape != grid(shape, block):
-        raise NumericError(
-            f"scales {scale.shape} do not fit a tensor {shape} with blocks {block}: {grid(shape, block)}"
-        )
+    require_fit(scale.shape, shape, block)
     out = scale
     for i, size in enumerate(reversed(block)):
         axis = len(shape) - 1 - i
         n = shape[axis]
         index = np.zeros(n, np.intp) if size == 0 else np.arange(n) // size
-        if rows is not None and axis == 0:
-            index = index[rows]
         out = np.take(out, index, axis=axis)
     return out

@@ -42,6 +42,21 @@ def words(x: Floats) -> tuple[Word, Floats]:
     raise NumericError(f"weights must be float32, float16 or bfloat16 (uint16 words), not {x.dtype}")
 
 
+LAYOUT = {
+    Word.FLOAT32: (np.uint32(0x7FFFFFFF), np.uint32(0), np.float32(1), np.uint32(31)),
+    Word.BFLOAT16: (np.uint32(0x7FFF), np.uint32(16), np.float32(1), np.uint32(15)),
+    Word.FLOAT16: (np.uint32(0x7FFF), np.uint32(13), np.float32(2.0**112), np.uint32(15)),
+}
+"""Mask of the magnitude, shift to a float32 pattern, exact factor that mends the exponent, place of the sign."""
+
+
+def flat_words(w: Floats) -> tuple[Word, NDArray[np.uint16] | NDArray[np.uint32]]:
+    """The words of ``w`` in one row, uint16 or uint32; a view where ``w`` is contiguous."""
+    word, raw = words(w)
+    flat = np.ascontiguousarray(raw).reshape(-1)
+    return word, flat.view(np.uint32) if word is Word.FLOAT32 else flat.view(np.uint16)
+
+
 def widen(x: Floats) -> NDArray[np.float32]:
     """``x`` as float32, exactly; NaN and infinity stay what they are.  A float32 array comes back itself."""
     word, raw = words(x)

@@ -8,25 +8,18 @@ Formula: the exporter's MSE calibrator; candidates and order of rounding are in 
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.backend import Backend
 from quant.blocks import require_whole
 from quant.errors import NumericError
 from quant.floats import Floats, largest, require_finite, widen, words
 from quant.sweep import candidates
 
 BLOCK = 16
-
-
-class Backend(StrEnum):
-    """Who computes; the winners are the same."""
-
-    CPU = "cpu"
-    REFERENCE = "reference"
 
 
 class Swept(NamedTuple):

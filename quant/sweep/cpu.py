@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant import threads
-from quant.floats import Floats, Word, words
+from quant.floats import LAYOUT, Floats, flat_words
 from quant.sweep import candidates
 
 LANES = 32
@@ -31,21 +31,13 @@ _ZERO, _TWO, _FOUR, _SIX, _INF = _F(0), _F(2), _F(4), _F(6), _F(np.inf)
 # Adding and subtracting 1.5 · 2^23 · step rounds to a multiple of step, ties to even: E2M1 has steps 0.5, 1, 2.
 _HALVES, _ONES, _TWOS = _F(1.5 * 2**22), _F(1.5 * 2**23), _F(1.5 * 2**24)
 
-LAYOUT = {
-    Word.FLOAT32: (np.uint32(0x7FFFFFFF), np.uint32(0), _F(1)),
-    Word.BFLOAT16: (np.uint32(0x7FFF), np.uint32(16), _F(1)),
-    Word.FLOAT16: (np.uint32(0x7FFF), np.uint32(13), _F(2.0**112)),
-}
-"""Mask of the magnitude, shift that makes it a float32 pattern, and the exact factor that mends the exponent."""
-
 
 def best_codes(w: Floats, global_amax: NDArray[np.float32]) -> tuple[NDArray[np.uint8], int]:
     """Best codes, uint8 [E, n], and the candidates evaluated in all (idle lanes that run along are counted).
 
     ``w``: blocks of 16, [E, n, 16], contiguous, finite; ``global_amax``: float32 [E], one per expert.
     """
-    word, raw = words(w)
-    flat = raw.reshape(-1).view(np.uint32 if word is Word.FLOAT32 else np.uint16)
+    word, flat = flat_words(w)
     experts, count = w.shape[:2]
     out = np.empty(experts * count, np.uint8)
     work = 0
@@ -53,8 +45,10 @@ def best_codes(w: Floats, global_amax: NDArray[np.float32]) -> tuple[NDArray[np.
         scale = candidates.scales(global_amax[e])
         pruned = bool(scale[0] >= candidates.SAFE_SCALE)
 
-        def part(first: int, last: int, base: int = e * count, scale: NDArray[np.float32] = scale) -> int:
-            return int(_sweep(flat, *LAYOUT[word], scale, pruned, base + first, base + last, out))
+        def part(
+            first: int, last: int, base: int = e * count, scale: NDArray[np.float32] = scale, pruned: bool = pruned
+        ) -> int:
+            return int(_sweep(flat, *LAYOUT[word][:3], scale, pruned, base + first, base + last, out))
 
         work += sum(threads.run(part, count, _GRAIN))
     return out.reshape(experts, count), work

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant import threads
-from quant.floats import Floats, Word, words
+from quant.floats import LAYOUT, Floats, flat_words
 from quant.sweep import candidates
-from quant.sweep.cpu import LANES, LAYOUT, load, start_lanes
+from quant.sweep.cpu import LANES, load, start_lanes
 
 _F = np.float32
 _ZERO, _ONE, _TWO, _FOUR, _SIX, _INF = _F(0), _F(1), _F(2), _F(4), _F(6), _F(np.inf)
@@ -42,8 +42,7 @@ def best_codes(
 
     ``w``: [E, R, C, 16], contiguous, finite; ``global_amax``: float32 [E]; ``hessian_CBB``: float32 [C, 16, 16].
     """
-    word, raw = words(w)
-    flat = raw.reshape(-1).view(np.uint32 if word is Word.FLOAT32 else np.uint16)
+    word, flat = flat_words(w)
     experts, rows, columns = w.shape[:3]
     out = np.empty((experts, rows, columns), np.uint8)
     bound = floor(hessian_CBB)
@@ -51,18 +50,10 @@ def best_codes(
     for e in range(experts):
         scale = candidates.scales(global_amax[e])
         safe = bool(scale[0] >= candidates.SAFE_SCALE)
-        sign = np.uint32(31 if word is Word.FLOAT32 else 15)
 
-        def part(
-            first: int,
-            last: int,
-            e: int = e,
-            scale: NDArray[np.float32] = scale,
-            safe: bool = safe,
-            sign: np.uint32 = sign,
-        ) -> int:
+        def part(first: int, last: int, e: int = e, scale: NDArray[np.float32] = scale, safe: bool = safe) -> int:
             place = (e * rows, rows, columns)
-            return int(_sweep(flat, *LAYOUT[word], sign, place, scale, safe, hessian_CBB, bound, first, last, out[e]))
+            return int(_sweep(flat, LAYOUT[word], place, scale, safe, hessian_CBB, bound, first, last, out[e]))
 
         work += sum(threads.run(part, columns, 8))
     return out, work
@@ -104,7 +95,7 @@ def _signs(raw, sign, first, count, stride, negative):  # type: ignore[no-untype
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
 def _sweep(  # type: ignore[no-untyped-def]
-    raw, mask, shift, factor, sign, place, scale, safe, hessian, bound, first, last, out
+    raw, layout, place, scale, safe, hessian, bound, first, last, out
 ):
     a_bits = np.zeros((16, LANES), np.uint32)
     a, err = a_bits.view(np.float32), np.empty((16, LANES), np.float32)
@@ -115,6 +106,7 @@ def _sweep(  # type: ignore[no-untyped-def]
     top = _SIX * scale
     work = 0
     base, rows, columns = place
+    mask, shift, factor, sign = layout
     for column in range(first, last):
         pruned = safe and bound[column] > _ZERO
         for group in range(0, rows, LANES):

@@ -54,7 +54,7 @@ def best_codes_hessian(
 
 
 def _first_least(loss_NK: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return (np.argmin(loss_NK, axis=1) + 1).astype(np.uint8)  # candidate k is code k + 1
+    return np.asarray(np.argmin(loss_NK, axis=1) + 1, np.uint8)  # candidate k is code k + 1
 
 
 def _error(a_NB: NDArray[np.float32], scale_N1: NDArray[np.float32]) -> NDArray[np.float32]:
