@@ -1,6 +1,6 @@
 """Suspicious block scales seen together with the codes under them.
 
-A scan of the scales reads no codes.  Where a scale is NaN, zero or negative, what it means depends on the
+A scan of the scales reads no codes.  Where a scale is NaN, zero, negative or saturated, what it means depends on the
 codes of its block: they are read for that layer then, in chunks, once.
 """
 
@@ -27,7 +27,8 @@ class Kind(enum.Enum):
 
     NAN = "nan"
     ZERO = "zero"
-    NEGATIVE = "negative"
+    NEGATIVE = "negative"  # E4M3 only
+    SATURATED = "saturated"  # E4M3 0x7E
 
 
 class Under(enum.Enum):
@@ -52,8 +53,10 @@ class BlockReport:
         return Hits(sum(h.count for h in chosen), tuple(first[:8]))
 
 
-def classify(source: ByteSource, scales_source: ByteSource, layer: QuantizedLayer, geometry: Geometry) -> BlockReport:
-    """Look at every NaN, zero and negative scale of a layer of packed FP4 codes.
+def classify(
+    source: ByteSource, scales_source: ByteSource, layer: QuantizedLayer, geometry: Geometry, kinds: frozenset[Kind]
+) -> BlockReport:
+    """Look at every scale of these kinds in a layer of packed FP4 codes.
 
     ``source`` holds the codes, ``scales_source`` the scales (most often the same file).
     """
@@ -64,7 +67,7 @@ def classify(source: ByteSource, scales_source: ByteSource, layer: QuantizedLaye
         base = first * geometry.inner
         raw = _read(scales_source, layer.scales.start + base, rows * geometry.inner)
         report.bytes_read += raw.size
-        masks = _masks(raw, layer.format.scale)
+        masks = {kind: _mask(kind, raw, layer.format.scale) for kind in sorted(kinds, key=str)}
         suspicious = np.flatnonzero(np.logical_or.reduce(list(masks.values())))
         if not suspicious.size:
             continue
@@ -79,11 +82,14 @@ def classify(source: ByteSource, scales_source: ByteSource, layer: QuantizedLaye
     return report
 
 
-def _masks(raw: NDArray[np.uint8], code: FloatCode | None) -> dict[Kind, NDArray[np.bool_]]:
-    if code is E4M3:
-        nan = (raw & 0x7F) == 0x7F
-        return {Kind.NAN: nan, Kind.ZERO: raw == 0, Kind.NEGATIVE: (raw >= 0x80) & ~nan}
-    return {Kind.NAN: raw == 255, Kind.ZERO: raw == 0}
+def _mask(kind: Kind, raw: NDArray[np.uint8], code: FloatCode | None) -> NDArray[np.bool_]:
+    if kind is Kind.ZERO:
+        return raw == 0
+    if kind is Kind.NAN:
+        return (raw & 0x7F) == 0x7F if code is E4M3 else raw == 255
+    if code is not E4M3:
+        return np.zeros(raw.size, np.bool_)
+    return raw == 0x7E if kind is Kind.SATURATED else (raw >= 0x80) & (raw != 0xFF)
 
 
 def _codes(

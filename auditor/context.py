@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from auditor.audit import Depth
-from auditor.blocks import BlockReport, classify
+from auditor.blocks import BlockReport, Kind, classify
 from auditor.checkpoint import Checkpoint
 from auditor.declared import Declared
 from auditor.finding import PLACES_KEPT, Place
-from auditor.groups import FusedSet, fused_sets
+from auditor.groups import FusedSet, expert_key, fused_sets
 from auditor.layer import QuantizedLayer, Recognised
 from auditor.measure import Measured
 from auditor.probes import ByteStats, CodeStats, FloatStats, decode_floats
@@ -32,7 +32,7 @@ class Context:
     measured: Measured
     bytes_read: int = 0  # read on demand, beyond what was measured
     _files: dict[str, LocalFile] = field(default_factory=dict)
-    _blocks: dict[str, BlockReport | None] = field(default_factory=dict)
+    _blocks: dict[tuple[str, frozenset[Kind]], BlockReport | None] = field(default_factory=dict)
 
     @property
     def layers(self) -> Sequence[QuantizedLayer]:
@@ -43,6 +43,28 @@ class Context:
     def groups(self) -> Sequence[FusedSet]:
         """Every fused set of two or more quantised layers."""
         return tuple(fused_sets(self.recognised.layers))
+
+    @cached_property
+    def fused(self) -> dict[str, FusedSet]:
+        """The first fused set a layer belongs to, by the layer's name."""
+        known: dict[str, FusedSet] = {}
+        for group in self.groups:
+            for layer in group.members:
+                known.setdefault(layer.name, group)
+        return known
+
+    @cached_property
+    def peers(self) -> dict[str, tuple[QuantizedLayer, ...]]:
+        """For every expert's layer, by name: the same projection of all experts beside it, itself included."""
+        sets: dict[tuple[str, str], list[QuantizedLayer]] = {}
+        for layer in self.layers:
+            key = expert_key(layer.name)
+            if key is not None:
+                sets.setdefault(key, []).append(layer)
+        known: dict[str, tuple[QuantizedLayer, ...]] = {}
+        for members in map(tuple, sets.values()):
+            known.update(dict.fromkeys((layer.name for layer in members), members))
+        return known
 
     def byte_stats(self, ref: TensorRef | None) -> ByteStats | None:
         """Statistics of E4M3 or E8M0 scales."""
@@ -83,17 +105,18 @@ class Context:
             return stats.raw
         return self.read(ref, 0, ref.nbytes) if isinstance(stats, ByteStats) and ref.nbytes <= 4096 else None
 
-    def blocks(self, layer: QuantizedLayer) -> BlockReport | None:
-        """NaN, zero and negative scales of a layer by the codes under them; None where shapes do not agree."""
-        if layer.name not in self._blocks:
+    def blocks(self, layer: QuantizedLayer, *kinds: Kind) -> BlockReport | None:
+        """Scales of these kinds by the codes under them; None where the shapes of the parts do not agree."""
+        key = (layer.name, frozenset(kinds))
+        if key not in self._blocks:
             geometry = layer.geometry()
             report = None
             if geometry is not None:
                 codes, scales = self._file(layer.codes.shard), self._file(layer.scales.shard)
-                report = classify(codes, scales, layer, geometry)
+                report = classify(codes, scales, layer, geometry, key[1])
                 self.bytes_read += report.bytes_read
-            self._blocks[layer.name] = report
-        return self._blocks[layer.name]
+            self._blocks[key] = report
+        return self._blocks[key]
 
     def places(self, ref: TensorRef, flat: Iterable[int]) -> tuple[Place, ...]:
         """The first few of these flat element indices as places, with the bytes that are stored there."""

@@ -25,7 +25,7 @@ from quant.errors import CheckpointError, ToolError
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-SCALE_ROLES = frozenset({Role.SCALES, Role.GLOBAL, Role.INPUT, Role.OUTPUT})
+SCALE_ROLES = frozenset({Role.SCALES, Role.GLOBAL, Role.INPUT, Role.OUTPUT, Role.PRE_QUANT})
 _SMALL = 64 << 10  # bytes up to which a float scale counts as a scalar (one number per expert, say)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -68,3 +69,12 @@ def fused_sets(layers: Iterable[QuantizedLayer]) -> Iterator[FusedSet]:
                 continue
             seen.append(names)
             yield FusedSet(parent, tuple(m.leaf for m in members), members)
+
+
+_EXPERT = re.compile(r"^(.*\bexperts)\.(\d+)\.(.+)$")
+
+
+def expert_key(name: str) -> tuple[str, str] | None:
+    """(experts module, projection) of an expert's layer: the same for the same projection of its peers."""
+    match = _EXPERT.match(name)
+    return (match[1], match[3]) if match else None

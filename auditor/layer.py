@@ -53,6 +53,16 @@ class QuantizedLayer:
         """The scales per block, channel or tensor."""
         return self.parts[Role.SCALES]
 
+    @property
+    def global_scale(self) -> TensorRef | None:
+        """The second-level scale of NVFP4, None where the layout has none."""
+        return self.parts.get(Role.GLOBAL)
+
+    @property
+    def input_scale(self) -> TensorRef | None:
+        """The activation scale, None where the layer has none."""
+        return self.parts.get(Role.INPUT)
+
     def get(self, role: Role) -> TensorRef | None:
         """The part with this role, None when the layer has none."""
         return self.parts.get(role)

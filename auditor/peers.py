@@ -1,0 +1,78 @@
+"""Activation scales in company: what an expert's peers say of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+import numpy as np
+
+from auditor.context import Context
+from auditor.finding import Remedy, Safety
+from auditor.formats.base import Convention
+from auditor.layer import QuantizedLayer
+from auditor.scalars import faulty, subnormal
+
+# An activation's amax outside this range was never measured on a model.
+PLAUSIBLE_AMAX = (1e-6, 1e6)
+FAR = 1e3  # a scale this many times off its peers' median is not of the same hidden states
+UNLIKE = 4.0  # a placeholder this many times off its peers does harm
+
+
+def input_faulty(value: float) -> bool:
+    """Whether an activation scale cannot be used at all: also when it is subnormal and 1 / scale overflows."""
+    return faulty(value) or subnormal(value)
+
+
+def amax_of(layer: QuantizedLayer, value: float) -> float:
+    """The activation amax that an input scale stands for; inf where the stored divisor is 0."""
+    unit = layer.format.amax_unit or 448.0
+    if layer.format.global_scale is Convention.DIVIDE:
+        return unit / value if value else math.inf
+    return unit * value
+
+
+def plausible(layer: QuantizedLayer, value: float) -> bool:
+    """Whether an input scale could come from a calibration, taken by itself."""
+    return not input_faulty(value) and PLAUSIBLE_AMAX[0] <= amax_of(layer, value) <= PLAUSIBLE_AMAX[1]
+
+
+def siblings(layer: QuantizedLayer, ctx: Context) -> Sequence[QuantizedLayer]:
+    """The same projection of the layer's other experts; none for a layer that is no expert."""
+    return [peer for peer in ctx.peers.get(layer.name, ()) if peer is not layer]
+
+
+def amaxes(layers: Iterable[QuantizedLayer], ctx: Context) -> list[float]:
+    """The plausible activation amaxes of these layers."""
+    found = []
+    for layer in layers:
+        value = ctx.scalar(layer.input_scale)
+        if value is not None and plausible(layer, value):
+            found.append(amax_of(layer, value))
+    return found
+
+
+def typical(layers: Iterable[QuantizedLayer], ctx: Context) -> float | None:
+    """Median of the plausible amaxes, None when fewer than three are known."""
+    known = amaxes(layers, ctx)
+    return median(known) if len(known) >= 3 else None
+
+
+def remedy(layer: QuantizedLayer, peers: Sequence[QuantizedLayer], ctx: Context) -> Remedy:
+    """What peers allow: bounded when at least half of them are plausible, a guess otherwise."""
+    known = amaxes(peers, ctx)
+    if known and 2 * len(known) >= len(peers):
+        scale = max(known) / (layer.format.amax_unit or 448.0)
+        note = f"peer-max: amax {max(known):.4g} of {len(known)} peers, scale {scale:.6g}"
+        return Remedy(Safety.BOUNDED, note)
+    group = ctx.fused.get(layer.name)
+    fused = amaxes([m for m in group.members if m is not layer], ctx) if group else []
+    if fused:
+        return Remedy(Safety.GUESS, f"the fused set's largest: amax {max(fused):.4g}")
+    return Remedy(Safety.GUESS, "no plausible peer: min-positive or floor, on request")
+
+
+def float32(value: float) -> float:
+    """``value`` rounded to float32."""
+    return float(np.float32(value))

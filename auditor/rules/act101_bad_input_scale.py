@@ -1,0 +1,66 @@
+"""ACT101."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.audit import Depth
+from auditor.context import Context
+from auditor.finding import Finding, Severity
+from auditor.layer import QuantizedLayer
+from auditor.peers import input_faulty, remedy, siblings
+from auditor.rule import LayerRule
+from auditor.scalars import describe
+
+
+class BadInputScale(LayerRule):
+    """An activation scale is zero, NaN, infinite, negative or subnormal.
+
+    ## What it checks
+    input_scale (modelopt, Quark, FP8) and input_global_scale (compressed-tensors), scalars or one per expert.
+
+    ## Why it matters
+    Zero means that calibration never reached the layer: an expert that no sample was routed to.  Servers
+    compute 1 / scale, which is infinite, and the layer's output is NaN as soon as a token arrives.  Zero,
+    negative and subnormal values are also what uninitialised memory looks like (see ACT105).
+
+    ## What engines do
+    vLLM and SGLang take the maximum over a layer's experts (the minimum of divisors), so that one expert's
+    infinity or negative value sets the scale of all; dense layers use the value as it is.  TensorRT-LLM
+    asserts that fused members are equal.
+
+    ## Fix
+    `--policy peer-max` (default): the largest scale of the same projection among the layer's other experts,
+    then of the fused set: an expert that was never routed will see the same hidden states as its peers, and a
+    scale that is too small clips.  *Bounded* when at least half of the peers are plausible, else a *guess*.
+    `min-positive` (smallest positive value of the tensor, else 1e-8) and `floor VALUE` are the other policies.
+    A negative value is an upstream fault: reported, and never repaired silently.
+
+    ## References
+    Model-Optimizer#1265, vllm#42601, compressed-tensors#595 (14 of 92 400 scales)
+    """
+
+    code, title, severity, needs = "ACT101", "unusable activation scale", Severity.ERROR, Depth.SCALARS
+
+    def check(self, layer: QuantizedLayer, ctx: Context) -> Iterator[Finding]:
+        """One finding per activation scale tensor."""
+        ref, values = layer.input_scale, ctx.values(layer.input_scale)
+        if ref is None or values is None or layer.format.unaudited:
+            return
+        bad = [i for i, value in enumerate(values) if input_faulty(value)]
+        if not bad:
+            return
+        leaf = ref.name.rpartition(".")[2]
+        what = describe([values[i] for i in bad])
+        message = f"{leaf} is {what}" if len(values) == 1 else f"{len(bad)} of {len(values)} values of {leaf}: {what}"
+        peers = siblings(layer, ctx)
+        if any(values[i] < 0 for i in bad):
+            message += "; a negative scale is a fault of the exporter"
+        yield self.finding(
+            ref,
+            message,
+            count=len(bad),
+            places=ctx.places(ref, bad),
+            fix=remedy(layer, peers, ctx),
+            layer=layer.name,
+        )

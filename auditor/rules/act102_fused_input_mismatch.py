@@ -1,0 +1,60 @@
+"""ACT102."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.audit import Depth
+from auditor.context import Context
+from auditor.finding import Finding, Remedy, Safety, Severity
+from auditor.groups import FusedSet
+from auditor.peers import plausible
+from auditor.rule import GroupRule
+
+
+class FusedInputMismatch(GroupRule):
+    """Projections that a server fuses have different activation scales.
+
+    ## What it checks
+    The bits of input_scale (input_global_scale) over q/k/v, gate/up, w1/w3 and the other fused sets.  Values
+    that are unusable by themselves are left to ACT101 and ACT105.
+
+    ## Why it matters
+    The members read the same hidden states, so calibration cannot honestly give them different scales.
+
+    ## What engines do
+    TensorRT-LLM asserts exact equality and refuses the checkpoint.  vLLM and SGLang take the maximum, some
+    SGLang MoE paths the minimum of the divisors.
+
+    ## Fix
+    The set's largest scale (smallest divisor) for all, *bounded*: a larger scale clips nothing.
+
+    ## References
+    The assertion in TensorRT-LLM's NVFP4 linear loader; for FP8, whose servers requantise to the maximum,
+    this is information only.
+    """
+
+    code, title, severity = "ACT102", "fused projections disagree on the activation scale", Severity.WARNING
+    needs = Depth.SCALARS
+
+    def check(self, group: FusedSet, ctx: Context) -> Iterator[Finding]:
+        """One finding per fused set, on its first member."""
+        known = []
+        for member in group.members:
+            ref, value, raw = member.input_scale, ctx.scalar(member.input_scale), ctx.raw(member.input_scale)
+            if ref is not None and raw is not None and value is not None and plausible(member, value):
+                known.append((member, ref, value, raw))
+        if len(known) < 2 or len({raw for *_, raw in known}) == 1 or len({ref.dtype for _, ref, *_ in known}) > 1:
+            return
+        member, ref, *_ = known[0]
+        values = [value for _, _, value, _ in known]
+        shown = ", ".join(f"{m.leaf} {value:.6g}" for m, _, value, _ in known)
+        yield self.finding(
+            ref,
+            f"fused set {group.label}: {shown}; ratio up to {max(values) / min(values):.4g}",
+            places=ctx.places(ref, [0]),
+            related=[other.name for _, other, *_ in known[1:]],
+            fix=Remedy(Safety.BOUNDED, "the set's largest activation scale for all"),
+            severity=self.severity if member.format.is_fp4() else Severity.INFO,
+            layer=member.name,
+        )

@@ -1,0 +1,86 @@
+"""ACT105."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from auditor.audit import Depth
+from auditor.context import Context
+from auditor.finding import Finding, Severity
+from auditor.layer import QuantizedLayer
+from auditor.peers import FAR, PLAUSIBLE_AMAX, amax_of, input_faulty, plausible, remedy, typical
+from auditor.rule import CheckpointRule
+
+
+class UninitialisedInputScale(CheckpointRule):
+    """An activation scale is not a number that calibration gives: it is uninitialised memory.
+
+    ## What it checks
+    Scales that stand for an activation amax outside 1e-6 to 1e6, or more than 1000 times away from the median
+    of the same projection's plausible peers.  Where at least one expert of a projection is so (or zero,
+    negative, NaN: ACT101), its plausible-looking peers are named as suspect, as information: chance writes
+    plausible numbers, too.
+
+    ## Why it matters
+    compressed-tensors creates the scale with torch.empty.  Experts that were never routed keep what was in
+    that memory: of 104 scales in one export 39 were negative, 10 zero, 10 subnormal, the rest between 1e-45
+    and 1e34.  Servers take the extreme value over a layer's experts, so one expert breaks all of them.
+
+    ## What engines do
+    They use it: activations clip to nothing, or underflow to zero.
+
+    ## Fix
+    The largest scale (smallest divisor) of the plausible peers: *bounded* when at least half of them are
+    plausible, else a *guess*.
+
+    ## References
+    llm-compressor with moe_calibrate_all_experts=False
+    """
+
+    code, title, severity, needs = "ACT105", "implausible activation scale", Severity.ERROR, Depth.SCALARS
+
+    def check(self, ctx: Context) -> Iterator[Finding]:
+        """One finding per implausible scale, and one for the suspects of a set."""
+        done: set[int] = set()
+        for layer in ctx.layers:
+            peers = ctx.peers.get(layer.name, (layer,))
+            if id(peers) in done:
+                continue
+            done.add(id(peers))
+            yield from self._set(peers, ctx)
+
+    def _set(self, peers: Sequence[QuantizedLayer], ctx: Context) -> Iterator[Finding]:
+        usual = typical(peers, ctx)
+        broken, good = 0, []
+        for layer in peers:
+            ref, value = layer.input_scale, ctx.scalar(layer.input_scale)
+            if ref is None or value is None or layer.format.unaudited:
+                continue
+            if input_faulty(value):
+                broken += 1
+                continue
+            amax = amax_of(layer, value)
+            far = usual is not None and not usual / FAR <= amax <= usual * FAR
+            if plausible(layer, value) and not far:
+                good.append(layer)
+                continue
+            broken += 1
+            low, high = PLAUSIBLE_AMAX
+            why = f"its peers' median is {usual:.4g}" if far and usual else f"outside {low:g} to {high:g}"
+            message = f"{value:.6g} stands for an activation amax of {amax:.4g}: {why}; uninitialised memory?"
+            fix = remedy(layer, [p for p in peers if p is not layer], ctx)
+            yield self.finding(ref, message, places=ctx.places(ref, [0]), fix=fix, layer=layer.name)
+        if good and broken > 1 and broken >= len(good) // 4:
+            yield self._suspects(good, broken)
+
+    def _suspects(self, good: Sequence[QuantizedLayer], broken: int) -> Finding:
+        refs = [layer.input_scale for layer in good if layer.input_scale is not None]
+        message = f"{len(refs)} scales look plausible, but {broken} of their peers are not calibrated: suspect, too"
+        return self.finding(
+            refs[0],
+            message,
+            count=len(refs),
+            related=[ref.name for ref in refs[1:]],
+            severity=Severity.INFO,
+            layer=good[0].name,
+        )

@@ -1,0 +1,55 @@
+"""KVC101."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.audit import Depth
+from auditor.context import Context
+from auditor.finding import Finding, Remedy, Safety, Severity
+from auditor.rule import CheckpointRule
+from auditor.scalars import describe, faulty
+
+
+class BadKvScale(CheckpointRule):
+    """A KV-cache scale is zero, NaN, infinite or negative, or not a scalar.
+
+    ## What it checks
+    k_scale, v_scale, q_scale, kv_scale and k_cache.scale wherever they hang; the k_bias and v_bias of NVFP4
+    caches for NaN and infinity.  Exactly 1.0 is legal: a cache cast with a constant amax.
+
+    ## Why it matters
+    Keys and values are divided by it before they are cached.
+
+    ## What engines do
+    vLLM uses k > 0 and v > 0, treats both below 0 as 1.0, and asserts on 0 and NaN.  SGLang turns values up to 0
+    into 1.0 and accepts infinity.
+
+    ## Fix
+    1.0, on an explicit option, a *guess*: calibration is lost.
+
+    ## References
+    sglang#40243
+    """
+
+    code, title, severity, needs = "KVC101", "unusable KV-cache scale", Severity.ERROR, Depth.SCALARS
+
+    def check(self, ctx: Context) -> Iterator[Finding]:
+        """One finding per scale."""
+        for ref in ctx.recognised.kv:
+            bias = ref.name.endswith("_bias")
+            stats, values = ctx.float_stats(ref), ctx.values(ref)
+            if bias:
+                if stats is not None and stats.bad:
+                    places = ctx.places(ref, sorted(stats.nan.first + stats.inf.first))
+                    yield self.finding(ref, f"{stats.bad} of {stats.size} values not finite", count=stats.bad, places=places)
+                continue
+            if not ref.is_scalar:
+                yield self.finding(ref, f"shape {list(ref.shape)} is not a scalar", severity=Severity.WARNING)
+            if values is None:
+                continue
+            bad = [i for i, value in enumerate(values) if faulty(value)]
+            if bad:
+                message = f"{ref.name.rpartition('.')[2]} is {describe([values[i] for i in bad])}"
+                fix = Remedy(Safety.GUESS, "write 1.0, or drop both scales, on request")
+                yield self.finding(ref, message, count=len(bad), places=ctx.places(ref, bad), fix=fix)

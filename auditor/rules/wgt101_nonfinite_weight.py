@@ -1,0 +1,55 @@
+"""WGT101."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.audit import Depth
+from auditor.context import Context
+from auditor.finding import Finding, Remedy, Safety, Severity
+from auditor.probes import CodeStats, FloatStats
+from auditor.rule import CheckpointRule
+
+
+class NonFiniteWeight(CheckpointRule):
+    """A weight is NaN or infinite.
+
+    ## What it checks
+    At full depth: every value of the BF16, F16, F32 and F64 tensors that are not scales, and every byte of FP8
+    weights.  A tensor that is NaN throughout under a scale of zero is left to WGT102.
+
+    ## Why it matters
+    One NaN in a norm or an embedding makes every answer NaN; one in a rarely used expert makes some of them.
+
+    ## What engines do
+    They load it.
+
+    ## Fix
+    Copy the tensor from the source, *restored*.  FP8 NaN bytes from an overflowing cast keep their sign: 0x7E
+    or 0xFE is nearest, a *guess*.
+
+    ## References
+    compressed-tensors#832, compressed-tensors#854
+    """
+
+    code, title, severity, needs = "WGT101", "NaN or infinite weight", Severity.ERROR, Depth.FULL
+
+    def check(self, ctx: Context) -> Iterator[Finding]:
+        """One finding per tensor."""
+        tensors, roles = ctx.checkpoint.tensors, ctx.recognised.roles
+        scales = {"scales", "global", "input", "output", "pre_quant"}
+        for name, stats in ctx.measured.stats.items():
+            if not isinstance(stats, FloatStats | CodeStats) or not stats.nan.count + stats.inf.count:
+                continue
+            layer, role = roles.get(name, (None, None))
+            if role is not None and role.value in scales or any(ref.name == name for ref in ctx.recognised.kv):
+                continue
+            if isinstance(stats, CodeStats) and stats.nan.count == stats.size and layer is not None:
+                if 0.0 in (ctx.values(layer.scales) or ()):
+                    continue
+            count = stats.nan.count + stats.inf.count
+            ref = tensors[name]
+            places = ctx.places(ref, sorted(stats.nan.first + stats.inf.first))
+            message = f"{stats.nan.count} NaN and {stats.inf.count} infinite of {ref.size} values"
+            fix = Remedy(Safety.RESTORED, "copy or requantise the tensor from the source")
+            yield self.finding(ref, message, count=count, places=places, fix=fix, layer=layer.name if layer else "")

@@ -1,0 +1,47 @@
+"""Per-tensor scales: which values no exporter means to write, and how to say so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+TINY = 2.0**-126  # below it a float32 is subnormal
+
+
+def faulty(value: float) -> bool:
+    """Whether a scale (or its reciprocal) is zero, negative, NaN or infinite."""
+    return not (0.0 < value < math.inf)
+
+
+def subnormal(value: float) -> bool:
+    """Whether a positive scale is below the normal float32 range: 1 / value may overflow."""
+    return 0.0 < value < TINY
+
+
+def describe(values: Sequence[float]) -> str:
+    """What is wrong with faulty values, in a few words: "zero", "NaN", "-3.5"."""
+    if len(values) == 1:
+        return _word(values[0])
+    kinds: dict[str, int] = {}
+    for value in values:
+        kinds[_kind(value)] = kinds.get(_kind(value), 0) + 1
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def _kind(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "infinite"
+    if value == 0:
+        return "zero"
+    if value < 0:
+        return "negative"
+    return "subnormal" if subnormal(value) else "positive"
+
+
+def _word(value: float) -> str:
+    kind = _kind(value)
+    if kind == "infinite":
+        return "infinite" if value > 0 else "-infinite"
+    return f"{kind} ({value:.6g})" if kind in ("negative", "subnormal") else kind
