@@ -30,7 +30,7 @@ def _suite(report: Report) -> ET.Element:
     audit = report.audit
     suite = ET.Element("testsuite", name=visible(audit.checkpoint))
     case = _case(suite, "audit", "readable")
-    _output(case, summary.coverage(audit) if not report.unreadable else "")
+    _output(case, f"checked {summary.coverage(audit)}" if not report.unreadable else "")
     if report.unreadable:
         ET.SubElement(case, "error", type="unreadable", message=visible(report.unreadable))
     for finding in report.shown:

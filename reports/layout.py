@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _AT_WORDS = re.compile(r"\S+\s*|\s+")
-_AT_NAMES = re.compile(r"[./]?[^./_]*_?")
+_AT_DOTS = re.compile(r"[./]?[^./]+|[./]")
+_AT_UNDERSCORES = re.compile(r"[^_]*_?")
 
 
 class Span(NamedTuple):
@@ -39,11 +40,16 @@ def fold(text: str, width: int | None) -> list[str]:
 
 
 def fold_name(name: str, width: int | None) -> list[str]:
-    """A dotted name in lines of at most ``width`` columns, broken before a dot or after an underscore.
+    """A dotted name in lines of at most ``width`` columns, broken before a dot, or else after an underscore.
 
     Nothing is left out: the layer number and the projection stay, whatever the width.
     """
-    return _fold(_AT_NAMES.findall(name), width) if width and cells(name) > width else [name]
+    if not width or cells(name) <= width:
+        return [name]
+    pieces: list[str] = []
+    for part in _AT_DOTS.findall(name):
+        pieces += [part] if cells(part) <= width else _AT_UNDERSCORES.findall(part)
+    return _fold(pieces, width)
 
 
 def _fold(pieces: list[str], width: int) -> list[str]:

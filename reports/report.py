@@ -78,6 +78,7 @@ class Choice:
 
 def unreadable(checkpoint: str, reason: str, depth: Depth, fail_on: Severity | None = Severity.ERROR) -> Report:
     """The report of a checkpoint of which nothing could be read: one skipped entry, no findings."""
+    reason = reason.removeprefix(f"{checkpoint}: ")
     skipped = (Skipped(checkpoint, reason),)
     audit = Audit(checkpoint, depth, (), (), 0, 0, 0, 0, (), skipped, ())
     return Report(audit, (), (), unreadable=reason, fail_on=fail_on)

@@ -60,9 +60,9 @@ def repairs(report: Report) -> str:
 
 def coverage(audit: Audit) -> str:
     """Tensors checked, and bytes read of bytes held."""
-    bytes_ = f"read {size(audit.bytes_read)} of {size(audit.bytes_held)} ({share(audit.bytes_read, audit.bytes_held)})"
-    tensors = f"{number(audit.checked)} of {plural(audit.tensor_count, 'tensor')} checked"
-    return f"{tensors}, {bytes_}, depth {audit.depth.label}"
+    part = share(audit.bytes_read, audit.bytes_held)
+    tensors = f"{number(audit.checked)} of {plural(audit.tensor_count, 'tensor')}"
+    return f"{tensors}; {size(audit.bytes_read)} of {size(audit.bytes_held)} read ({part}), depth {audit.depth.label}"
 
 
 def formats(audit: Audit) -> str:
@@ -82,7 +82,7 @@ def skipped(audit: Audit) -> list[str]:
     first = {s.reason: s.tensor for s in reversed(audit.skipped)}
     lines = []
     for reason, n in reasons.most_common(SKIPPED_NAMED):
-        what = short(first[reason]) if n == 1 else f"{number(n)} (first: {short(first[reason])})"
+        what = short(first[reason]) if n == 1 else f"{plural(n, 'tensor')}, first {short(first[reason])}"
         lines.append(f"{what}: {visible(reason)}")
     if rest := len(reasons) - SKIPPED_NAMED:
         lines += [f"{plural(rest, 'further reason')}"] if rest > 0 else []

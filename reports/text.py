@@ -173,7 +173,7 @@ def _whole(finding: Finding, width: int | None) -> Iterator[Line]:
     yield from _field("", [visible(finding.message)], width)
     yield from _field("shard", [visible(finding.shard)] if finding.shard != finding.tensor else [], width)
     shown = [
-        f"[{', '.join(map(str, p.index))}] at byte {p.offset}" + (f", was {visible(p.old)}" if p.old else "")
+        (f"{list(p.index)} " if p.index else "") + f"at byte {p.offset}" + (f", was {visible(p.old)}" if p.old else "")
         for p in finding.places
     ]
     if shown and finding.count > len(shown):

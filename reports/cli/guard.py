@@ -1,0 +1,74 @@
+"""How a command ends: an exit code and one line, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+
+from quant.errors import ToolError, UsageError
+from reports.escape import visible
+from reports.report import Exit
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def say(message: str) -> None:
+    """One line on stderr, made safe for a terminal; nothing when nobody reads it."""
+    try:
+        typer.echo(f"audit: {visible(message)}", err=True)
+    except OSError:
+        _deafen(sys.stderr)
+
+
+def ending(command: Callable[[], int]) -> typer.Exit:
+    """Run a command; what it returns, or what it raised, becomes the exit to raise.
+
+    UsageError is 2, any other ToolError and any fault is 3, an interrupt 130.
+    """
+    try:
+        return typer.Exit(command())
+    except typer.Exit as done:
+        return done
+    except UsageError as error:
+        say(str(error))
+        return typer.Exit(Exit.USAGE)
+    except ToolError as error:
+        say(str(error))
+    except KeyboardInterrupt:
+        say("interrupted")
+        return typer.Exit(INTERRUPTED)
+    except BrokenPipeError:
+        silence()
+    except OSError as error:
+        say(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except MemoryError:
+        say("out of memory")
+    except Exception as error:  # the last door before the user: a fault of this tool, said in one line
+        say(f"internal error at {_where(error)}: {type(error).__name__}: {error}; please report it")
+    return typer.Exit(Exit.UNCHECKED)
+
+
+def silence() -> None:
+    """The reader of stdout has left: what is still buffered for it must not become an error at exit."""
+    _deafen(sys.stdout)
+
+
+def _deafen(stream: object) -> None:
+    try:
+        descriptor = stream.fileno()  # type: ignore[attr-defined]  # a stream of a test has none
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+def _where(error: BaseException) -> str:
+    """File and line where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "an unknown place"
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
