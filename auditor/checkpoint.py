@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from auditor.source import opened
 from auditor.tensorref import TensorRef
 from quant.errors import CheckpointError
 
+MAX_TENSORS = 2_000_000  # of all shards together: a bound on memory
 SUFFIX = ".safetensors"
+SINGLE = "model.safetensors"  # what a loader takes first, index or not
 INDEX_SUFFIX = ".safetensors.index.json"
 CONFIG = "config.json"
 HF_QUANT_CONFIG = "hf_quant_config.json"
@@ -40,6 +43,10 @@ class Index:
     problem: str = ""
     total_size: int | None = None
 
+    def shards(self) -> set[str]:
+        """Names of all shards that the index names."""
+        return set(self.weight_map.values())
+
 
 @dataclass
 class Checkpoint:
@@ -53,6 +60,7 @@ class Checkpoint:
     missing: dict[str, int] = field(default_factory=dict)  # shard named by the index -> tensors it should hold
     stray: list[str] = field(default_factory=list)  # shards in the folder that no index names
     index: Index | None = None
+    other_indices: list[Index] = field(default_factory=list)  # of a second copy: consolidated.*, say
     config: Json | None = None
     hf_quant_config: Json | None = None
     config_problems: dict[str, str] = field(default_factory=dict)
@@ -64,6 +72,11 @@ class Checkpoint:
     def bytes_held(self) -> int:
         """Size of all shards together, in bytes."""
         return sum(shard.size for shard in self.shards.values())
+
+    def indexed(self) -> list[Shard]:
+        """Shards that the index names and whose headers could be read."""
+        named = self.index.shards() if self.index else set()
+        return [shard for name, shard in self.shards.items() if name in named and not shard.header.refused]
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -92,21 +105,22 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _from_folder(root: Path) -> Checkpoint:
-    names = sorted(entry.name for entry in os.scandir(root))
+    names = sorted(os.listdir(root))
     shards = [n for n in names if n.endswith(SUFFIX)]
     indices = [n for n in names if n.endswith(INDEX_SUFFIX)]
     if not shards and not indices:
         raise CheckpointError(f"{root}: holds no {SUFFIX} file")
     checkpoint = Checkpoint(root, str(root), whole=True)
-    if indices:
-        # transformers and vLLM read model.*; other indices (consolidated.*, say) describe a second copy.
-        indices.sort(key=lambda n: (n != "model" + INDEX_SUFFIX, n))
-        checkpoint.index = _read_index(checkpoint, root / indices[0])
-        known = set(checkpoint.index.weight_map.values())
-        for other in indices[1:]:
-            known.update(_read_index(checkpoint, root / other).weight_map.values())
+    # transformers and vLLM read model.*; other indices (consolidated.*, say) describe a second copy.
+    indices.sort(key=lambda n: (n != "model" + INDEX_SUFFIX, n))
+    found = [_read_index(checkpoint, root / name) for name in indices]
+    if found:
+        checkpoint.index, checkpoint.other_indices = found[0], found[1:]
+        known = set().union(*(index.shards() for index in found))
         if not checkpoint.index.problem:
             checkpoint.stray = [n for n in shards if n not in known]
+    elif SINGLE in shards:
+        checkpoint.stray = [n for n in shards if n != SINGLE]
     _read_shards(checkpoint, shards)
     return checkpoint
 
@@ -123,7 +137,7 @@ def _from_index(path: Path) -> Checkpoint:
 def _read_index(checkpoint: Checkpoint, path: Path) -> Index:
     index = Index(path.name)
     try:
-        content, size = jsonfile.load(path)
+        content, size = jsonfile.load(path, jsonfile.MAX_INDEX)
     except CheckpointError as error:
         index.problem = str(error).removeprefix(f"{path.name}: ")
         return index
@@ -133,12 +147,13 @@ def _read_index(checkpoint: Checkpoint, path: Path) -> Index:
         index.problem = "has no weight_map object"
         return index
     total = jsonfile.table(content.get("metadata")).get("total_size")
-    index.total_size = int(total) if isinstance(total, int | float) and abs(total) < 2**63 else None
+    if isinstance(total, int | float) and not isinstance(total, bool) and abs(total) < 2**63:  # False for NaN
+        index.total_size = int(total)
     for tensor, file in weight_map.items():
         if isinstance(file, str) and is_file_name(file):
             index.weight_map[tensor] = file
         else:
-            index.unsafe[tensor] = str(file)[:200]
+            index.unsafe[tensor] = file[:200] if isinstance(file, str) else f"a JSON {type(file).__name__}"
     return index
 
 
@@ -148,14 +163,18 @@ def is_file_name(value: str) -> bool:
 
 
 def _read_shards(checkpoint: Checkpoint, names: list[str]) -> None:
-    wanted = set(checkpoint.index.weight_map.values()) if checkpoint.index else set()
+    wanted = checkpoint.index.shards() if checkpoint.index else set()
+    tensors = 0
     for name in sorted(wanted.union(names)):
         path = checkpoint.root / name
         if not os.path.lexists(path):
             checkpoint.missing[name] = 0
             continue
         try:
-            checkpoint.shards[name] = _read_shard(checkpoint, name, path)
+            if tensors > MAX_TENSORS:
+                raise CheckpointError(f"{name}: not read: the shards before it hold over {MAX_TENSORS} tensors")
+            shard = checkpoint.shards[name] = _read_shard(checkpoint, name, path)
+            tensors += len(shard.header.tensors) + len(shard.header.unreadable)
         except CheckpointError as error:
             checkpoint.unopened[name] = str(error).removeprefix(f"{name}: ")
 
@@ -165,7 +184,7 @@ def _read_shard(checkpoint: Checkpoint, name: str, path: Path) -> Shard:
         raw = file.read(0, min(8, file.size))
         length, problem = headers.header_length(raw, file.size)
         if not problem:
-            raw += file.read(8, length)
+            raw = file.read(0, 8 + length)
         checkpoint.bytes_read += len(raw)
         return Shard(name, path, file.size, headers.parse(raw, name, file.size))
 
@@ -188,20 +207,26 @@ def _read_configs(checkpoint: Checkpoint) -> None:
 
 
 def _join(checkpoint: Checkpoint) -> None:
-    """One table of tensors; of two copies the one the index names is used, else the first shard's."""
+    """One table of tensors; of two copies the one the index names is used, else the first shard's.
+
+    Copies in stray files or of another index are no duplicates: no loader reads both.
+    """
     weight_map = checkpoint.index.weight_map if checkpoint.index else {}
-    stray = set(checkpoint.stray)
+    named = set(weight_map.values())
+    apart = {name for index in checkpoint.other_indices for name in index.shards()} - named
+    apart.update(checkpoint.stray)
     tensors = checkpoint.tensors
-    for name in sorted(checkpoint.shards, key=lambda n: (n in stray, n)):
+    for name in sorted(checkpoint.shards, key=lambda n: (n in apart, n)):
         for ref in checkpoint.shards[name].header.tensors:
             used = tensors.setdefault(ref.name, ref)
-            if used is not ref:
-                if weight_map.get(ref.name) == ref.shard:
-                    tensors[ref.name], used, ref = ref, ref, used
-                checkpoint.duplicates.append((used, ref))
-    for file in weight_map.values():
-        if file in checkpoint.missing:
-            checkpoint.missing[file] += 1
+            if used is ref or name in apart:
+                continue
+            if weight_map.get(ref.name) == ref.shard:
+                tensors[ref.name], used, ref = ref, ref, used
+            checkpoint.duplicates.append((used, ref))
+    if checkpoint.missing:
+        mapped = Counter(weight_map.values())
+        checkpoint.missing = {name: mapped[name] for name in checkpoint.missing}
 
 
 __all__ = ["Checkpoint", "Flaw", "Index", "Problem", "Shard", "is_file_name", "open_checkpoint"]

@@ -61,9 +61,7 @@ def scan(
     return _audit(ctx, findings, errors, unreadable)
 
 
-def _run_rule(
-    rule: Rule, ctx: Context, errors: list[InternalError], unreadable: dict[str, str]
-) -> Iterator[Finding]:
+def _run_rule(rule: Rule, ctx: Context, errors: list[InternalError], unreadable: dict[str, str]) -> Iterator[Finding]:
     """A rule's findings.  A rule that raises is a fault of this tool: noted, and the others go on."""
     for where, tensor, check in _calls(rule, ctx):
         try:
@@ -148,9 +146,7 @@ def _scale_probe(ref: TensorRef, layer: QuantizedLayer | None, role: Role | None
     return {"F8_E4M3": Probe.E4M3_SCALES, "F8_E8M0": Probe.E8M0_SCALES, "U8": Probe.E8M0_SCALES}.get(ref.dtype)
 
 
-def _audit(
-    ctx: Context, findings: list[Finding], errors: list[InternalError], unreadable: dict[str, str]
-) -> Audit:
+def _audit(ctx: Context, findings: list[Finding], errors: list[InternalError], unreadable: dict[str, str]) -> Audit:
     checkpoint, recognised = ctx.checkpoint, ctx.recognised
     skipped = _skipped(ctx, unreadable)
     unchecked = {s.tensor for s in skipped}
@@ -164,8 +160,16 @@ def _audit(
         fmt = layer.format.name_for(ctx.declared.method) if layer else ""
         tensors.append(
             TensorRow(
-                ref.name, ref.shard, ref.dtype, ref.shape, ref.start, ref.nbytes, layer.name if layer else "", fmt,
-                role.value if role else "", read,
+                ref.name,
+                ref.shard,
+                ref.dtype,
+                ref.shape,
+                ref.start,
+                ref.nbytes,
+                layer.name if layer else "",
+                fmt,
+                role.value if role else "",
+                read,
             )  # fmt: skip
         )
     return Audit(
@@ -191,12 +195,10 @@ def _skipped(ctx: Context, unreadable: dict[str, str]) -> list[Skipped]:
     """Everything that could not be checked, with the reason: unreadable, or of a format that is not audited."""
     checkpoint, recognised = ctx.checkpoint, ctx.recognised
     reasons: dict[str, str] = {}
-    for shard, reason in checkpoint.unopened.items():
-        reasons[shard] = reason
+    reasons.update(checkpoint.unopened)
     for shard in checkpoint.shards.values():
-        for problem in shard.header.problems:
-            if not problem.tensor and not shard.header.tensors:
-                reasons[shard.name] = problem.message
+        if shard.header.refused:
+            reasons[shard.name] = shard.header.refused
         reasons.update(shard.header.unreadable)
     reasons.update(ctx.measured.failed)
     reasons.update(unreadable)

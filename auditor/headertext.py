@@ -19,6 +19,8 @@ MAX_RANK = 64  # numpy's limit
 MAX_NAME = 1 << 16  # bytes of a name
 _WORD = (1 << 64) - 1
 _MAX_DEPTH = 100  # of a value under an unknown key
+_MAX_FOREIGN = 1 << 20  # bytes under unknown keys: they are walked, not measured in a model's size
+NOTES = 50
 METADATA = "__metadata__"
 
 
@@ -41,14 +43,39 @@ class HeaderSyntaxError(Exception):
         self.at, self.message, self.tensor = at, message, tensor
 
 
+class Note(NamedTuple):
+    """Something odd but readable: in which entry, at which absolute offset, what."""
+
+    tensor: str
+    at: int
+    what: str
+
+
 @dataclass
 class HeaderText:
-    """Entries by name, metadata, and what is odd but readable: (name, absolute offset, what)."""
+    """Entries by name, metadata, and what is odd but readable; the first NOTES of each kind are kept."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
-    repeated: list[tuple[str, int, str]] = field(default_factory=list)
-    foreign: list[tuple[str, int, str]] = field(default_factory=list)  # keys that the format does not have
+    metadata_at: int = 0  # offset of the metadata entry, 0 when there is none
+    repeated: list[Note] = field(default_factory=list)
+    repeats: int = 0
+    foreign: list[Note] = field(default_factory=list)  # keys that the format does not have
+    foreigners: int = 0
+    foreign_bytes: int = 0
+
+    def repeat(self, tensor: str, at: int, what: str) -> None:
+        """Note a name that occurs twice."""
+        self.repeats += 1
+        if self.repeats <= NOTES:
+            self.repeated.append(Note(tensor, at, what))
+
+    def foreigner(self, tensor: str, at: int, what: str, nbytes: int) -> None:
+        """Note something of ``nbytes`` bytes that other readers ignore."""
+        self.foreigners += 1
+        self.foreign_bytes += nbytes
+        if self.foreigners <= NOTES:
+            self.foreign.append(Note(tensor, at, what))
 
 
 _INT = rb"(?:0|[1-9][0-9]{0,18})"  # at most 19 digits: below 2**64
@@ -108,25 +135,26 @@ def _padding(raw: bytes, at: int) -> None:
 def _add(found: HeaderText, entry: Entry) -> None:
     if entry.name in found.entries:
         note = f"the name occurs twice in the header, here and at offset {found.entries[entry.name].at}"
-        found.repeated.append((entry.name, entry.at, note))
-    elif len(found.entries) >= MAX_ENTRIES:
+        found.repeat(entry.name, entry.at, note)
+    if len(found.entries) + found.repeats > MAX_ENTRIES:
         raise HeaderSyntaxError(entry.at, f"more than {MAX_ENTRIES} tensors in one file; no model has so many")
     found.entries[entry.name] = entry
 
 
 def _slowly(raw: bytes, at: int, found: HeaderText) -> tuple[int, bool]:
     """One entry in any legal spelling; the position after it and its comma, and whether there was one."""
-    start = at
+    start = at = _space(raw, at)
     name, at = _string(raw, at, "")
     at = _space(raw, _expect(raw, at, b":", name))
     if name != METADATA:
         entry, at = _tensor(raw, at, name, start, found)
         _add(found, entry)
         return _comma(raw, at, b"}", name)
-    if any(key == METADATA for key, _, _ in found.repeated) or found.metadata:
+    if found.metadata_at:
         raise HeaderSyntaxError(start, f"{METADATA} occurs twice", METADATA)
+    found.metadata_at = start
     if raw.startswith(b"null", at):
-        found.foreign.append((METADATA, at, f"{METADATA} is null instead of an object"))
+        found.foreigner(METADATA, at, f"{METADATA} is null instead of an object", 4)
         return _comma(raw, at + 4, b"}", METADATA)
     return _comma(raw, _object(raw, at, METADATA, lambda *key: _metadatum(raw, found, *key)), b"}", METADATA)
 
@@ -147,8 +175,8 @@ def _metadatum(raw: bytes, found: HeaderText, key: str, key_at: int, at: int) ->
     if raw[at : at + 1] != b'"':
         raise HeaderSyntaxError(at, f"metadata {key[:80]!r} is not a string", METADATA)
     if key in found.metadata:
-        found.repeated.append((METADATA, key_at, f"metadata key {key[:80]!r} occurs twice"))
-    elif len(found.metadata) >= MAX_ENTRIES:
+        found.repeat(METADATA, key_at, f"metadata key {key[:80]!r} occurs twice")
+    if len(found.metadata) + found.repeats > MAX_ENTRIES:
         raise HeaderSyntaxError(key_at, f"more than {MAX_ENTRIES} metadata keys", METADATA)
     found.metadata[key], at = _string(raw, at, METADATA, longest=len(raw))
     return at
@@ -167,8 +195,8 @@ def _tensor(raw: bytes, at: int, name: str, start: int, found: HeaderText) -> tu
         elif key in ("shape", "data_offsets"):
             lists[key], at = _list(raw, at, name)
         else:
-            found.foreign.append((name, key_at, f"key {key[:80]!r} is not part of the format"))
-            at = _skip(raw, at, name, _MAX_DEPTH)
+            at = _skip(raw, at, name, _MAX_DEPTH, at + _MAX_FOREIGN - found.foreign_bytes)
+            found.foreigner(name, key_at, f"key {key[:80]!r} is not part of the format", at - key_at)
         return at
 
     at = _object(raw, at, name, value)
@@ -178,28 +206,30 @@ def _tensor(raw: bytes, at: int, name: str, start: int, found: HeaderText) -> tu
     return Entry(offsets[0], offsets[1], name, dtype[0], lists["shape"], start), at
 
 
-def _skip(raw: bytes, at: int, tensor: str, depth: int) -> int:
-    """Where the JSON value at ``at`` ends."""
+def _skip(raw: bytes, at: int, tensor: str, depth: int, stop: int) -> int:
+    """Where the JSON value at ``at`` ends; no further than ``stop`` is looked."""
+    if at > stop:
+        raise HeaderSyntaxError(at, f"more than {_MAX_FOREIGN} bytes under keys that the format does not have", tensor)
+    if not depth:
+        raise HeaderSyntaxError(at, "nested too deeply", tensor)
     char = raw[at : at + 1]
+    if char == b"{":
+        return _object(raw, at, tensor, lambda _key, _key_at, at: _skip(raw, at, tensor, depth - 1, stop))
+    if char == b"[":
+        at = _space(raw, at + 1)
+        more = raw[at : at + 1] != b"]"
+        while more:
+            at, more = _comma(raw, _skip(raw, at, tensor, depth - 1, stop), b"]", tensor)
+        return at + 1
     if char == b'"':
-        return _string(raw, at, tensor, longest=len(raw))[1]
+        return _string(raw, at, tensor, longest=_MAX_FOREIGN)[1]
     for word in (b"true", b"false", b"null"):
         if raw.startswith(word, at):
             return at + len(word)
-    if char not in (b"{", b"["):
-        number = _NUMBER.match(raw, at)
-        if not number or len(number[0]) > 400 or math.isinf(float(number[0])):
-            raise HeaderSyntaxError(at, "not a JSON value, or a number out of range", tensor)
-        return number.end()
-    if not depth:
-        raise HeaderSyntaxError(at, "nested too deeply", tensor)
-    if char == b"{":
-        return _object(raw, at, tensor, lambda _key, _key_at, at: _skip(raw, at, tensor, depth - 1))
-    at = _space(raw, at + 1)
-    more = raw[at : at + 1] != b"]"
-    while more:
-        at, more = _comma(raw, _skip(raw, at, tensor, depth - 1), b"]", tensor)
-    return at + 1
+    number = _NUMBER.match(raw, at)
+    if not number or len(number[0]) > 400 or math.isinf(float(number[0])):
+        raise HeaderSyntaxError(at, "not a JSON value, or a number out of range", tensor)
+    return number.end()
 
 
 def _string(raw: bytes, at: int, tensor: str, longest: int = MAX_NAME) -> tuple[str, int]:

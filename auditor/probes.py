@@ -35,7 +35,8 @@ class Probe(enum.Enum):
     FP4_CODES = "fp4 codes"
 
 
-class Hits(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hits:
     """A count and the first few places, as flat element indices, ascending."""
 
     count: int = 0

@@ -11,6 +11,14 @@ from typing import Protocol
 
 from quant.errors import CheckpointError
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 
 class ByteSource(Protocol):
     """A file of known size that can be read at any offset."""
@@ -28,16 +36,25 @@ class LocalFile:
     def __init__(self, path: Path) -> None:
         """Open for reading only.  Raises CheckpointError unless it is a readable regular file."""
         self.name = path.name
+        self._fd = -1
         try:
-            # O_NONBLOCK: a named pipe must not hang the scan before it is recognised as one.
+            self._expect_regular(os.stat(path))  # before it is opened: opening a device may already do something
+            # O_NONBLOCK: a named pipe put there a moment later must not hang the scan.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            status = os.fstat(self._fd)
+            self._expect_regular(status)
         except (OSError, ValueError) as error:
+            self.close()
             raise CheckpointError(f"{path.name}: cannot be opened: {_reason(error)}") from None
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(self._fd)
-            raise CheckpointError(f"{path.name}: not a regular file")
+        except CheckpointError:
+            self.close()
+            raise
         self.size = status.st_size
+
+    def _expect_regular(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+            raise CheckpointError(f"{self.name}: not a regular file but {kind}")
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``; raises CheckpointError on an I/O error or when the file ends before it is full."""
@@ -53,7 +70,15 @@ class LocalFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``, as `read_into`."""
-        buffer = bytearray(length)
+        if offset + length > self.size:  # before memory is taken for bytes that are not there
+            raise CheckpointError(f"{self.name}: bytes {offset}..{offset + length} lie past its end ({self.size})")
+        try:
+            raw = os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise CheckpointError(f"{self.name}: reading at offset {offset}: {_reason(error)}") from None
+        if len(raw) == length:
+            return raw
+        buffer = bytearray(length)  # a short read: rare, and read again
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
