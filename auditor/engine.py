@@ -13,9 +13,9 @@ from auditor.checkpoint import Checkpoint, open_checkpoint
 from auditor.context import Context
 from auditor.declared import read_declared
 from auditor.finding import Finding, Skipped
-from auditor.formats.base import Role
+from auditor.formats.base import SCALE_ROLES, Role
 from auditor.layer import QuantizedLayer, Recognised, recognise
-from auditor.measure import Measured, Progress, Task, run
+from auditor.measure import Progress, Task, run
 from auditor.probes import CHUNK, ByteStats, Probe
 from auditor.rule import CheckpointRule, GroupRule, LayerRule, Rule, all_rules
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
@@ -25,7 +25,6 @@ from quant.errors import CheckpointError, ToolError
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-SCALE_ROLES = frozenset({Role.SCALES, Role.GLOBAL, Role.INPUT, Role.OUTPUT, Role.PRE_QUANT})
 _SMALL = 64 << 10  # bytes up to which a float scale counts as a scalar (one number per expert, say)
 
 
@@ -70,7 +69,7 @@ def _run_rule(rule: Rule, ctx: Context, errors: list[InternalError], unreadable:
             unreadable[tensor] = str(error)
         except MemoryError as error:
             errors.append(InternalError(rule.code, where, f"MemoryError: {error}"))
-        except Exception as error:  # noqa: BLE001  # any fault of a rule, named and reported with exit code 3
+        except Exception as error:  # any fault of a rule, named and reported with exit code 3
             errors.append(InternalError(rule.code, where, f"{type(error).__name__}: {error}"))
 
 
@@ -112,7 +111,7 @@ def plan_task(ref: TensorRef, recognised: Recognised, depth: Depth) -> Task | No
     """How one tensor is measured at a depth, None when it is left alone."""
     layer, role = recognised.roles.get(ref.name, (None, None))
     is_float = ref.dtype in FLOAT_DTYPES
-    if role in SCALE_ROLES or layer is None and _kv_like(ref):
+    if role in SCALE_ROLES or (layer is None and _kv_like(ref)):
         small = ref.nbytes <= _SMALL and (is_float or ref.is_scalar)
         if depth < Depth.SCALES and not small:
             return None

@@ -37,6 +37,10 @@ class Role(enum.Enum):
     OTHER = "other"  # shapes, group indices, quantiser states
 
 
+# Roles that are read at scale depth and judged by rules of their own.
+SCALE_ROLES = frozenset({Role.SCALES, Role.GLOBAL, Role.INPUT, Role.OUTPUT, Role.PRE_QUANT})
+
+
 class Convention(enum.Enum):
     """How the second-level scale enters: value = code * block_scale (*|/) global."""
 

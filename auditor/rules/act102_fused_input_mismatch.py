@@ -16,8 +16,7 @@ class FusedInputMismatch(GroupRule):
     """Projections that a server fuses have different activation scales.
 
     ## What it checks
-    The bits of input_scale (input_global_scale) over q/k/v, gate/up, w1/w3 and the other fused sets.  Values
-    that are unusable by themselves are left to ACT101 and ACT105.
+    The bits of input_scale (input_global_scale) over q/k/v, gate/up, w1/w3 and the other fused sets.
 
     ## Why it matters
     The members read the same hidden states, so calibration cannot honestly give them different scales.
@@ -42,19 +41,21 @@ class FusedInputMismatch(GroupRule):
         known = []
         for member in group.members:
             ref, value, raw = member.input_scale, ctx.scalar(member.input_scale), ctx.raw(member.input_scale)
-            if ref is not None and raw is not None and value is not None and plausible(member, value):
+            if ref is not None and raw is not None and value is not None and not member.format.unaudited:
                 known.append((member, ref, value, raw))
         if len(known) < 2 or len({raw for *_, raw in known}) == 1 or len({ref.dtype for _, ref, *_ in known}) > 1:
             return
         member, ref, *_ = known[0]
-        values = [value for _, _, value, _ in known]
+        usable = [value for m, _, value, _ in known if plausible(m, value)]
         shown = ", ".join(f"{m.leaf} {value:.6g}" for m, _, value, _ in known)
+        ratio = f"; ratio up to {max(usable) / min(usable):.4g}" if len(usable) > 1 else ""
+        fix = Remedy(Safety.BOUNDED, "the set's largest activation scale for all")
         yield self.finding(
             ref,
-            f"fused set {group.label}: {shown}; ratio up to {max(values) / min(values):.4g}",
+            f"fused set {group.label}: {shown}{ratio}",
             places=ctx.places(ref, [0]),
             related=[other.name for _, other, *_ in known[1:]],
-            fix=Remedy(Safety.BOUNDED, "the set's largest activation scale for all"),
+            fix=fix if usable else None,
             severity=self.severity if member.format.is_fp4() else Severity.INFO,
             layer=member.name,
         )

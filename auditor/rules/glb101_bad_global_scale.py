@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.formats.base import Convention
 from auditor.layer import QuantizedLayer
 from auditor.rule import LayerRule
 from auditor.scalars import describe, faulty
-from auditor.audit import Depth
 
 
 class BadGlobalScale(LayerRule):
@@ -49,8 +49,13 @@ class BadGlobalScale(LayerRule):
         if not bad:
             return
         what = describe([values[i] for i in bad])
-        message = f"{ref.name.rpartition('.')[2]} is {what}" if len(values) == 1 else f"{len(bad)} of {len(values)}: {what}"
-        zeroed = all(v == 0 or (math.isinf(v) and layer.format.global_scale is Convention.DIVIDE) for v in (values[i] for i in bad))
+        message = (
+            f"{ref.name.rpartition('.')[2]} is {what}" if len(values) == 1 else f"{len(bad)} of {len(values)}: {what}"
+        )
+        zeroed = all(
+            v == 0 or (math.isinf(v) and layer.format.global_scale is Convention.DIVIDE)
+            for v in (values[i] for i in bad)
+        )
         fix = Remedy(Safety.RESTORED, "requantise the layer from the source")
         if zeroed:
             fix = Remedy(Safety.EXACT, "if every block shows the signature of a zero weight: zero codes, finite scales")

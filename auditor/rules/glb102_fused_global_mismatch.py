@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from auditor.audit import Depth
 from auditor.context import Context
@@ -12,6 +13,7 @@ from auditor.groups import FusedSet
 from auditor.layer import QuantizedLayer
 from auditor.rule import GroupRule
 from auditor.scalars import faulty
+from auditor.tensorref import TensorRef
 
 
 class FusedGlobalMismatch(GroupRule):
@@ -41,46 +43,48 @@ class FusedGlobalMismatch(GroupRule):
     Model-Optimizer#1411; llm-compressor's model_free_ptq never fuses expert gate/up
     """
 
-    code, title, severity, needs = "GLB102", "fused projections disagree on the global scale", Severity.ERROR, Depth.SCALARS
+    code, title, severity = "GLB102", "fused projections disagree on the global scale", Severity.ERROR
+    needs = Depth.SCALARS
 
     def check(self, group: FusedSet, ctx: Context) -> Iterator[Finding]:
         """One finding per fused set, on its first member."""
-        members = [m for m in group.members if m.global_scale is not None and m.format.is_fp4()]
-        known = [(m, ctx.values(m.global_scale), ctx.raw(m.global_scale)) for m in members]
-        usable = [(m, values, raw) for m, values, raw in known if values and raw and not any(map(faulty, values))]
-        if len(usable) < 2 or len({raw for _, _, raw in usable}) == 1:
+        known = []
+        for member in group.members:
+            ref, values, raw = member.global_scale, ctx.values(member.global_scale), ctx.raw(member.global_scale)
+            if ref is not None and values and raw and member.format.is_fp4():
+                known.append(_Known(member, ref, values, raw))
+        first = known[0] if known else None
+        if first is None or len(known) < 2 or len({k.raw for k in known}) == 1:
             return
-        if len({(m.format.global_scale, m.global_scale.dtype if m.global_scale else "") for m, _, _ in usable}) > 1:
-            return  # other rules speak of mixed layouts and dtypes
-        lengths = {len(values) for _, values, _ in usable}
-        if len(lengths) > 1:
-            return
-        ratios = [max(column) / min(column) for column in zip(*(values for _, values, _ in usable), strict=True)]
-        count = sum(ratio != 1.0 for ratio in ratios)
-        if not count:
-            return
-        shown = ", ".join(f"{m.leaf} {values[0]:.6g}" for m, values, _ in usable) if len(ratios) == 1 else (
-            f"{count} of {len(ratios)} experts differ"
-        )
-        first = usable[0][0]
-        ref = first.global_scale
-        if ref is None:
-            return
-        message = f"fused set {group.label}: {shown}; ratio up to {max(ratios):.4g}"
+        if any(not k.comparable(first) for k in known):
+            return  # mixed layouts, dtypes and shapes have rules of their own
+        columns = [[k.values[i] for k in known] for i in range(len(first.values))]
+        unlike = [i for i, column in enumerate(columns) if len(set(column)) > 1]
+        usable = [columns[i] for i in unlike if not any(map(faulty, columns[i]))]
+        ratios = [max(column) / min(column) for column in usable]
+        shown = ", ".join(f"{k.layer.leaf} {k.values[0]:.6g}" for k in known)
+        if len(columns) > 1:
+            shown = f"{len(unlike)} of {len(columns)} experts differ"
         yield self.finding(
-            ref,
-            message,
-            count=count,
-            places=[place for m, _, _ in usable for place in _own(m, ref.name, ctx)],
-            related=[m.global_scale.name for m, _, _ in usable[1:] if m.global_scale],
-            fix=_fix(ratios, first),
-            layer=first.name,
+            first.ref,
+            f"fused set {group.label}: {shown}" + (f"; ratio up to {max(ratios):.4g}" if ratios else ""),
+            count=max(1, len(unlike)),
+            places=ctx.places(first.ref, unlike or [0]),
+            related=[k.ref.name for k in known[1:]],
+            fix=_fix(ratios, first.layer) if len(usable) == len(unlike) else None,
+            layer=first.layer.name,
         )
 
 
-def _own(member: QuantizedLayer, name: str, ctx: Context) -> tuple:  # type: ignore[type-arg]
-    ref = member.global_scale
-    return ctx.places(ref, [0]) if ref is not None and ref.name == name else ()
+class _Known(NamedTuple):
+    layer: QuantizedLayer
+    ref: TensorRef
+    values: list[float]
+    raw: bytes
+
+    def comparable(self, other: _Known) -> bool:
+        same = self.layer.format.global_scale is other.layer.format.global_scale and self.ref.dtype == other.ref.dtype
+        return same and len(self.values) == len(other.values)
 
 
 def _fix(ratios: list[float], member: QuantizedLayer) -> Remedy:

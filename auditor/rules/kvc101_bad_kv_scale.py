@@ -42,7 +42,9 @@ class BadKvScale(CheckpointRule):
             if bias:
                 if stats is not None and stats.bad:
                     places = ctx.places(ref, sorted(stats.nan.first + stats.inf.first))
-                    yield self.finding(ref, f"{stats.bad} of {stats.size} values not finite", count=stats.bad, places=places)
+                    yield self.finding(
+                        ref, f"{stats.bad} of {stats.size} values not finite", count=stats.bad, places=places
+                    )
                 continue
             if not ref.is_scalar:
                 yield self.finding(ref, f"shape {list(ref.shape)} is not a scalar", severity=Severity.WARNING)

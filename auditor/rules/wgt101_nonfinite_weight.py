@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
+from auditor.formats.base import SCALE_ROLES
+from auditor.layer import QuantizedLayer
 from auditor.probes import CodeStats, FloatStats
 from auditor.rule import CheckpointRule
 
@@ -36,20 +38,23 @@ class NonFiniteWeight(CheckpointRule):
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         """One finding per tensor."""
-        tensors, roles = ctx.checkpoint.tensors, ctx.recognised.roles
-        scales = {"scales", "global", "input", "output", "pre_quant"}
+        cache = {ref.name for ref in ctx.recognised.kv}
         for name, stats in ctx.measured.stats.items():
             if not isinstance(stats, FloatStats | CodeStats) or not stats.nan.count + stats.inf.count:
                 continue
-            layer, role = roles.get(name, (None, None))
-            if role is not None and role.value in scales or any(ref.name == name for ref in ctx.recognised.kv):
+            layer, role = ctx.recognised.roles.get(name, (None, None))
+            if role in SCALE_ROLES or name in cache or _is_zero_weight(layer, stats, ctx):
                 continue
-            if isinstance(stats, CodeStats) and stats.nan.count == stats.size and layer is not None:
-                if 0.0 in (ctx.values(layer.scales) or ()):
-                    continue
             count = stats.nan.count + stats.inf.count
-            ref = tensors[name]
+            ref = ctx.checkpoint.tensors[name]
             places = ctx.places(ref, sorted(stats.nan.first + stats.inf.first))
             message = f"{stats.nan.count} NaN and {stats.inf.count} infinite of {ref.size} values"
             fix = Remedy(Safety.RESTORED, "copy or requantise the tensor from the source")
             yield self.finding(ref, message, count=count, places=places, fix=fix, layer=layer.name if layer else "")
+
+
+def _is_zero_weight(layer: QuantizedLayer | None, stats: FloatStats | CodeStats, ctx: Context) -> bool:
+    """Whether an FP8 weight is NaN throughout under a zero scale: WGT102 says so, with its remedy."""
+    if layer is None or not isinstance(stats, CodeStats) or stats.nan.count != stats.size:
+        return False
+    return 0.0 in (ctx.values(layer.scales) or ())

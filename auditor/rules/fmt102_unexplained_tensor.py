@@ -1,0 +1,76 @@
+"""FMT102."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.audit import Depth
+from auditor.context import Context
+from auditor.finding import Finding, Severity
+from auditor.formats.base import all_formats
+from auditor.formats.swapped import MARKERS
+from auditor.layer import CODE_DTYPES, split
+from auditor.rule import CheckpointRule
+from auditor.tensorref import TensorRef
+
+
+class UnexplainedTensor(CheckpointRule):
+    """A tensor looks quantised, and no known layout explains it.
+
+    ## What it checks
+    Tensors of 8 bits and less (U8, I8, FP8, FP4) that belong to no recognised layer, FP8 weights without any
+    scale apart (FMT103).  The message names the layout that comes closest and what it lacks.
+
+    ## Why it matters
+    Its scale is missing, misnamed or of a dtype that no server reads there: the layer loads with garbage or
+    not at all.  What no rule can look at must not pass for sound.
+
+    ## What engines do
+    Missing parts: an error by name, or uninitialised memory.  Unknown parts: ignored.
+
+    ## Fix
+    None is proposed.
+
+    ## References
+    The layouts in docs/formats.md
+    """
+
+    code, title, severity = "FMT102", "quantised tensor of no known layout", Severity.WARNING
+    needs, whole = Depth.HEADERS, True
+
+    def check(self, ctx: Context) -> Iterator[Finding]:
+        """One finding per tensor."""
+        modules: dict[str, dict[str, TensorRef]] = {}
+        for ref in ctx.checkpoint.tensors.values():
+            module, leaf = split(ref.name)
+            modules.setdefault(module, {})[leaf] = ref
+        for ref in ctx.recognised.unclaimed:
+            module, leaf = split(ref.name)
+            if ref.dtype not in CODE_DTYPES or leaf.endswith(("scale", "scale_2", "scale_inv", "scales")):
+                continue  # scales without a weight: FMT104
+            if (ref.dtype.startswith("F8_") and not _has_scale(modules[module])) or MARKERS & modules[module].keys():
+                continue
+            yield self.finding(ref, _closest(leaf, ref, modules[module]), layer=module)
+
+
+def _has_scale(leaves: dict[str, TensorRef]) -> bool:
+    return any("scale" in leaf or leaf == "SCB" for leaf in leaves)
+
+
+def _closest(leaf: str, ref: TensorRef, leaves: dict[str, TensorRef]) -> str:
+    """What the nearest layout would need, in words."""
+    best: tuple[int, str] = (99, "")
+    for fmt in all_formats():
+        suffix = next(iter(fmt.parts.values())).suffix
+        if not leaf.endswith(suffix) or (not fmt.stemmed and leaf != suffix) or fmt.unaudited:
+            continue
+        stem = leaf[: len(leaf) - len(suffix)]
+        lacks = [
+            f"{stem}{part.suffix} ({'/'.join(sorted(part.dtypes))})"
+            for part in fmt.parts.values()
+            if part.required and getattr(leaves.get(stem + part.suffix), "dtype", "") not in part.dtypes
+        ]
+        if lacks and len(lacks) < len([p for p in fmt.parts.values() if p.required]):
+            best = min(best, (len(lacks), f"{fmt.name} would need {', '.join(lacks)}"))
+    shape = "x".join(map(str, ref.shape)) or "scalar"
+    return f"{ref.dtype} {shape}: " + (best[1] or "no known layout has such a tensor")

@@ -1,0 +1,48 @@
+"""FMT104."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.audit import Depth
+from auditor.context import Context
+from auditor.finding import Finding, Severity
+from auditor.layer import CODE_DTYPES, SCALE_LEAVES, split
+from auditor.rule import CheckpointRule
+
+
+class OrphanScale(CheckpointRule):
+    """A scale has no weight to scale.
+
+    ## What it checks
+    weight_scale, input_scale and the like in a module that holds no quantised weight.
+
+    ## Why it matters
+    Either the weight is missing, or it was saved unquantised while its scale was kept: a server that sees the
+    scale may quantise, and one that sees the weight may not.
+
+    ## What engines do
+    Unknown names are ignored by some loaders and refused by others.
+
+    ## Fix
+    None is proposed: which of the two is right is not in the file.
+
+    ## References
+    The layouts in docs/formats.md
+    """
+
+    code, title, severity = "FMT104", "scale without a weight", Severity.WARNING
+    needs, whole = Depth.HEADERS, True
+
+    def check(self, ctx: Context) -> Iterator[Finding]:
+        """One finding per scale."""
+        coded = {split(ref.name)[0] for ref in ctx.recognised.unclaimed if _is_codes(ref.name, ref.dtype)}
+        coded.update(layer.module for layer in ctx.layers)
+        for ref in ctx.recognised.unclaimed:
+            module, leaf = split(ref.name)
+            if module not in coded and not _is_codes(ref.name, ref.dtype) and (leaf in SCALE_LEAVES or "scale" in leaf):
+                yield self.finding(ref, f"{leaf} in a module without a quantised weight", layer=module)
+
+
+def _is_codes(name: str, dtype: str) -> bool:
+    return dtype in CODE_DTYPES and "scale" not in split(name)[1]

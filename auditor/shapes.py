@@ -1,0 +1,67 @@
+"""Whether the shapes of codes and scales agree, and the known ways in which they do not."""
+
+from __future__ import annotations
+
+from auditor.declared import Declared
+from auditor.formats.base import Role, Shape, block_shape, ceil_div
+from auditor.layer import QuantizedLayer
+
+
+def expected_scales(layer: QuantizedLayer) -> tuple[Shape, ...] | None:
+    """The shapes of scales that fit the codes, the usual one first; None where any shape may be right."""
+    codes, fmt = layer.codes.shape, layer.format
+    if fmt.is_fp4():
+        return _fp4(layer)
+    if not codes or len(codes) < 2 or fmt.parts[Role.SCALES].scalar or fmt.block == (1, 0):
+        return None
+    rows, columns = fmt.block
+    if rows == 0:
+        return None
+    if rows == 1:
+        return ((*codes[:-1], ceil_div(codes[-1], columns)),)
+    if block_shape(codes, layer.scales.shape) is not None:
+        return (layer.scales.shape,)
+    return ((*codes[:-2], ceil_div(codes[-2], rows), ceil_div(codes[-1], columns)),)
+
+
+def _fp4(layer: QuantizedLayer) -> tuple[Shape, ...] | None:
+    codes, unit = layer.codes.shape, layer.format.block[1] // 2
+    if layer.geometry() is not None:
+        return (layer.scales.shape,)
+    if layer.codes.dtype == "F4":
+        unit *= 2
+    axis = layer.format.axis
+    if len(codes) < -axis:
+        return ((1,),)
+    if len(codes) == len(layer.scales.shape) + 1 and codes[-1] == unit:
+        return (codes[:-1],)
+    shape = list(codes)
+    shape[axis] = ceil_div(codes[axis], unit)
+    return (tuple(shape),)
+
+
+def is_half_by_fault(layer: QuantizedLayer, declared: Declared) -> bool:
+    """Whether an NVFP4 layer has one scale per 32 weights though nothing declares W4A8's blocks of 32."""
+    if layer.format.name != "modelopt-w4a8":
+        return False
+    blocks = getattr(declared, "has_blocks_of_32", None)
+    return blocks is not None and not blocks(layer.name)
+
+
+def is_transposed(layer: QuantizedLayer) -> bool:
+    """Whether 2-D codes [K/2, N] fit scales [N, K/block] only when transposed."""
+    codes, scales, unit = layer.codes.shape, layer.scales.shape, layer.format.block[1] // 2
+    if not layer.format.is_fp4() or layer.geometry() is not None or len(codes) != 2 or len(scales) != 2:
+        return False
+    return codes == (scales[1] * unit, scales[0])
+
+
+def is_swizzled(layer: QuantizedLayer) -> bool:
+    """Whether the scales have the shape of the codes padded to 128 rows and 4 scale columns."""
+    codes, scales, unit = layer.codes.shape, layer.scales.shape, layer.format.block[1] // 2
+    if not layer.format.is_fp4() or layer.geometry() is not None or len(codes) < 2 or layer.format.axis != -1:
+        return False
+    rows, columns = codes[-2], ceil_div(codes[-1], unit)
+    padded = (ceil_div(rows, 128) * 128, ceil_div(columns, 4) * 4)
+    flat = (*codes[:-2], padded[0] * padded[1])
+    return scales in ((*codes[:-2], *padded), flat)
