@@ -2,19 +2,227 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from auditor.checkpoint import Checkpoint
+from auditor.checkpoint import CONFIG, HF_QUANT_CONFIG, Checkpoint
+from auditor.declaration import Activation, Algorithm, Family, Group, Problem
+from auditor.dialects import located, read
+from auditor.draft import Draft, shown
+from auditor.jsonfile import Json
+from auditor.patterns import Dialect, Matcher, ancestors, dialect_of
+
+_CLASSES = frozenset({"Linear", "LinearBase", "torch.nn.Linear", "nn.Linear"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One entry of an ignore or exclude list, as stored, and where it came from."""
+
+    text: str
+    file: str
+    key: str
+
+    @property
+    def mended(self) -> str:
+        """The entry without control characters and the exporter's marker that came with them."""
+        head, mark, tail = self.text.partition(".\0")
+        if mark:
+            return head + ("*" if tail.endswith("*") else "")
+        return "".join(c for c in self.text if c.isprintable()).strip()
 
 
 @dataclass(frozen=True)
 class Declared:
-    """The declared quantisation.  ``method``: quant_method in lower case, "" when nothing is declared."""
+    """The declared quantisation.  ``method``: quant_method in lower case, "" when nothing is declared.
+
+    ``algorithm`` is that of every layer that neither ``layers`` (MIXED_PRECISION's table) nor ``groups`` name.
+    ``other`` is what the second file says, where both declare something: loaders differ in which they read.
+    """
 
     method: str = ""
     summary: str = ""
+    file: str = ""
+    key: str = ""
+    producer: str = ""
+    version: str = ""
+    algorithm: Algorithm | None = None
+    groups: tuple[Group, ...] = ()
+    layers: Mapping[str, Algorithm] = field(default_factory=dict)
+    mixed: bool = False
+    exclude: tuple[Pattern, ...] = ()
+    kv_cache: str = ""
+    weight_block_size: tuple[int, int] | None = None
+    scale_fmt: str = ""
+    expert_dtype: str = ""
+    experts_only: bool = False
+    problems: tuple[Problem, ...] = ()
+    other: Declared | None = None
+
+    def algo_for(self, module: str) -> Algorithm | None:
+        """The algorithm declared for a module that is quantised; None when nothing is said about it.
+
+        Exclusions are not looked at here: see `exclusion`.
+        """
+        known = self._algorithms.get(module)
+        if known is None and module not in self._algorithms:
+            known = self._algorithms[module] = self._find(module)
+        return known
+
+    def activation_for(self, module: str) -> Activation:
+        """How the module's inputs are declared to be quantised."""
+        algorithm = self.algo_for(module)
+        return algorithm.activation if algorithm else Activation.UNKNOWN
+
+    def exclusion(self, module: str) -> Pattern | None:
+        """The entry by which every loader takes the module as unquantised, None when there is none."""
+        number = self._matcher.strict(module)
+        return None if number is None else self.exclude[number]
+
+    def may_be_excluded(self, module: str) -> bool:
+        """Whether some loader might take the module as unquantised, or a pattern could not be evaluated."""
+        return self._matcher.loose(module)
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose rules of matching apply to the lists."""
+        return dialect_of(self.method)
+
+    @property
+    def matcher(self) -> Matcher:
+        """The exclusion list, ready to match; entries are mended first, so that one fault is told once."""
+        return self._matcher
+
+    @property
+    def families(self) -> frozenset[Family]:
+        """Every family that is declared for any layer."""
+        every = [self.algorithm, *(g.algorithm for g in self.groups), *self.layers.values()]
+        return frozenset(algorithm.family for algorithm in every if algorithm is not None)
+
+    @cached_property
+    def _algorithms(self) -> dict[str, Algorithm | None]:
+        return {}
+
+    @cached_property
+    def _matcher(self) -> Matcher:
+        return Matcher([pattern.mended for pattern in self.exclude], self.dialect)
+
+    @cached_property
+    def _targets(self) -> tuple[list[Group], Matcher]:
+        """Groups by number, and one matcher over all their targets but class names."""
+        owners: list[Group] = []
+        patterns: list[str] = []
+        for group in self.groups:
+            for target in group.targets:
+                if target not in _CLASSES:
+                    owners.append(group)
+                    patterns.append(target)
+        dialect = Dialect.QUARK if self.method in ("quark", "fp8", "deepseek_v4_fp8") else self.dialect
+        return owners, Matcher(patterns, dialect)
+
+    @cached_property
+    def _layer_matcher(self) -> tuple[list[Algorithm], Matcher]:
+        return list(self.layers.values()), Matcher([_mend(name) for name in self.layers], Dialect.MODELOPT)
+
+    def _find(self, module: str) -> Algorithm | None:
+        if self.layers or self.mixed:
+            algorithms, matcher = self._layer_matcher
+            for name in (module, *ancestors(module)):
+                number = matcher.strict(name)
+                if number is not None:
+                    return algorithms[number]
+            return None
+        owners, targets = self._targets
+        number = targets.strict(module)
+        if number is not None:
+            return owners[number].algorithm
+        for group in self.groups:
+            if any(target in _CLASSES for target in group.targets):
+                return group.algorithm
+        if self.experts_only and "experts" not in module:
+            return None
+        return self.algorithm
+
+
+def _mend(name: str) -> str:
+    return Pattern(name, "", "").mended
 
 
 def read_declared(checkpoint: Checkpoint) -> Declared:
-    """The declaration of a checkpoint; never raises on a malformed one."""
-    return Declared()
+    """The declaration of a checkpoint; never raises on a malformed one.
+
+    config.json comes first, as in transformers, vLLM and SGLang; TensorRT-LLM reads hf_quant_config.json first.
+    """
+    drafts: list[Draft] = []
+    problems: list[Problem] = []
+    config = checkpoint.config or {}
+    for key, value in located(config):
+        if isinstance(value, dict) and value:
+            drafts.append(read(CONFIG, key, value))
+            break
+        if not isinstance(value, dict):
+            problems.append(Problem(CONFIG, key, f"is {shown(value)}, not an object"))
+    beside = checkpoint.hf_quant_config
+    if beside:
+        drafts.append(read(HF_QUANT_CONFIG, "", {"quant_method": "modelopt", **_usable(beside)}))
+        if not isinstance(beside.get("quantization", {}), dict):
+            problems.append(Problem(HF_QUANT_CONFIG, "quantization", "is not an object"))
+    if not drafts:
+        return Declared(problems=tuple(problems))
+    second = _frozen(drafts[1], [], None) if len(drafts) > 1 else None
+    return _frozen(drafts[0], problems, second)
+
+
+def _usable(content: Json) -> Json:
+    return {key: value for key, value in content.items() if key != "quant_method" or isinstance(value, str)}
+
+
+def _frozen(draft: Draft, problems: list[Problem], other: Declared | None) -> Declared:
+    return Declared(
+        method=draft.method,
+        summary=_summary(draft),
+        file=draft.file,
+        key=draft.key,
+        producer=draft.producer,
+        version=draft.version,
+        algorithm=draft.algorithm,
+        groups=tuple(draft.groups),
+        layers=dict(draft.layers),
+        mixed=draft.mixed,
+        exclude=tuple(Pattern(pattern, draft.file, key) for pattern, key in draft.exclude),
+        kv_cache=draft.kv_cache,
+        weight_block_size=draft.block,
+        scale_fmt=draft.scale_fmt,
+        expert_dtype=draft.expert_dtype,
+        experts_only=draft.experts_only,
+        problems=(*problems, *draft.problems),
+        other=other,
+    )
+
+
+def _summary(draft: Draft) -> str:
+    """One line for reports: what is declared, by whom, and in which file."""
+    names = []
+    if draft.mixed:
+        names.append(f"mixed precision ({', '.join(sorted({a.name for a in draft.layers.values()})) or 'no layers'})")
+    if draft.algorithm:
+        names.append(draft.algorithm.name)
+    names += sorted({group.algorithm.name for group in draft.groups})
+    words = [f"{draft.method or 'unknown method'}: {', '.join(names[:6]) or 'no weights quantised'}"]
+    sizes = {a.group_size for a in [draft.algorithm, *(g.algorithm for g in draft.groups)] if a and a.group_size}
+    if len(sizes) == 1:
+        words.append(f"groups of {sizes.pop()}")
+    if draft.block:
+        words.append(f"blocks of {draft.block[0]}x{draft.block[1]}")
+    if draft.scale_fmt:
+        words.append(f"scales {draft.scale_fmt}")
+    if draft.kv_cache:
+        words.append(f"KV cache {draft.kv_cache}")
+    if draft.exclude:
+        words.append(f"{len(draft.exclude)} exclusion{'s' if len(draft.exclude) > 1 else ''}")
+    made = f"{draft.producer} {draft.version}".strip()
+    return ", ".join(words) + (f"; written by {made}" if made else "") + f" ({draft.file})"
+
+
+__all__ = ["Activation", "Algorithm", "Declared", "Family", "Group", "Pattern", "Problem", "read_declared"]
