@@ -83,13 +83,14 @@ def classify(
 
 
 def _mask(kind: Kind, raw: NDArray[np.uint8], code: FloatCode | None) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = np.zeros(raw.size, np.bool_)
     if kind is Kind.ZERO:
-        return raw == 0
-    if kind is Kind.NAN:
-        return (raw & 0x7F) == 0x7F if code is E4M3 else raw == 255
-    if code is not E4M3:
-        return np.zeros(raw.size, np.bool_)
-    return raw == 0x7E if kind is Kind.SATURATED else (raw >= 0x80) & (raw != 0xFF)
+        mask = raw == 0
+    elif kind is Kind.NAN:
+        mask = (raw & 0x7F) == 0x7F if code is E4M3 else raw == 255
+    elif code is E4M3:
+        mask = raw == 0x7E if kind is Kind.SATURATED else (raw >= 0x80) & (raw != 0xFF)
+    return mask
 
 
 def _codes(
@@ -122,12 +123,12 @@ def _codes(
         block = np.empty((unit, high - low), np.uint8)
         for line in range(unit):
             at = start + ((first + int(row)) * unit + line) * inner + low
-            source.read_into(at, memoryview(block[line]))
+            source.read_into(at, block[line].data)
         report.bytes_read += block.size
         yield columns + row * inner, np.ascontiguousarray(block[:, columns - low].T)
 
 
 def _read(source: ByteSource, offset: int, length: int) -> NDArray[np.uint8]:
     raw = np.empty(length, np.uint8)
-    source.read_into(offset, memoryview(raw))
+    source.read_into(offset, raw.data)
     return raw

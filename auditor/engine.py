@@ -169,7 +169,7 @@ def _audit(ctx: Context, findings: list[Finding], errors: list[InternalError], u
                 fmt,
                 role.value if role else "",
                 read,
-            )  # fmt: skip
+            )
         )
     return Audit(
         checkpoint=checkpoint.name,

@@ -173,7 +173,7 @@ def run(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Measured:
-    """Measure tasks by file.  ``executor`` runs the units where given; else ``jobs`` threads (default: cores, at most 8).
+    """Measure tasks by file, on ``executor`` where given, else on ``jobs`` threads (default: cores, at most 8).
 
     ``progress(done, total)`` is called in this thread after every unit, in bytes.
     """
