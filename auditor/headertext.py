@@ -19,7 +19,7 @@ MAX_RANK = 64  # numpy's limit
 MAX_NAME = 1 << 16  # bytes of a name
 _WORD = (1 << 64) - 1
 _MAX_DEPTH = 100  # of a value under an unknown key
-_MAX_FOREIGN = 1 << 20  # bytes under unknown keys: they are walked, not measured in a model's size
+_MAX_FOREIGN = 1 << 20  # bytes under unknown keys: no writer uses any
 NOTES = 50
 METADATA = "__metadata__"
 
@@ -80,6 +80,7 @@ class HeaderText:
 
 _INT = rb"(?:0|[1-9][0-9]{0,18})"  # at most 19 digits: below 2**64
 _STRING = re.compile(rb'"([^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+)"')
+_UNTIL = re.compile(rb'"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+')  # as far as a broken string is sound
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(\.[0-9]++)?([eE][+-]?[0-9]++)?")
 _WHOLE = re.compile(rb"(?:0|[1-9][0-9]{0,19})(?![0-9.eE])")
@@ -235,6 +236,9 @@ def _skip(raw: bytes, at: int, tensor: str, depth: int, stop: int) -> int:
 def _string(raw: bytes, at: int, tensor: str, longest: int = MAX_NAME) -> tuple[str, int]:
     match = _STRING.match(raw, at)
     if not match:
+        sound = _UNTIL.match(raw, at)
+        if sound:
+            raise HeaderSyntaxError(sound.end(), _found(raw, sound.end(), "more of a string"), tensor)
         raise HeaderSyntaxError(at, _found(raw, at, "a string"), tensor)
     if match.end() - at - 2 > longest:
         raise HeaderSyntaxError(at, f"a name of {match.end() - at - 2} bytes; {longest} are the most read", tensor)

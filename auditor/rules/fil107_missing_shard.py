@@ -1,0 +1,49 @@
+"""FIL107."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from auditor.context import Context
+from auditor.filerule import FileRule
+from auditor.finding import Finding, Severity
+
+
+class MissingShard(FileRule):
+    """The index names a shard that is not in the folder.
+
+    ## What it checks
+    Every file name in weight_map exists beside the index.  A link that leads nowhere exists, and is reported as a
+    file that cannot be opened.
+
+    ## Why it matters
+    All tensors of that shard are missing.
+
+    ## What engines do
+    transformers refuses.  vLLM keeps those of the index's files that exist; for a quantised model it may start
+    and answer with weights that were never loaded.
+
+    ## Fix
+    None in place: fetch the shard.  Where its tensors are in other shards the index is stale; rebuild it.
+
+    ## References
+    vllm#39960, huggingface_hub#4725
+    """
+
+    code, title, severity = "FIL107", "shard is missing", Severity.ERROR
+    whole = True
+
+    def check(self, ctx: Context) -> Iterator[Finding]:
+        """One finding for each missing file."""
+        index = ctx.checkpoint.index
+        if index is None or not ctx.checkpoint.missing:
+            return
+        elsewhere: dict[str, int] = {}
+        for name, file in index.weight_map.items():
+            if file in ctx.checkpoint.missing and name in ctx.checkpoint.tensors:
+                elsewhere[file] = elsewhere.get(file, 0) + 1
+        for file, count in ctx.checkpoint.missing.items():
+            message = f"named by {index.file} for {count} tensors, not in the folder"
+            if file in elsewhere:
+                message += f"; {elsewhere[file]} of them are in other shards"
+            yield self.file_finding(file, message, count=max(1, count))
