@@ -7,7 +7,9 @@ audits can be put together with `pandas.concat`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from auditor.audit import Audit
@@ -41,8 +43,13 @@ def skipped(audit: Audit) -> pd.DataFrame:
 
 def _frame(rows: Iterable[tuple[columns.Value, ...]], dtypes: Mapping[str, str]) -> pd.DataFrame:
     listed = list(rows)
-    data = {
-        name: pd.Series([row[at] for row in listed], dtype=dtype, name=name)
-        for at, (name, dtype) in enumerate(dtypes.items())
-    }
+    data = {name: _column([row[at] for row in listed], dtype) for at, (name, dtype) in enumerate(dtypes.items())}
     return pd.DataFrame(data, columns=list(dtypes))
+
+
+def _column(values: list[columns.Value], dtype: str) -> pd.Series[Any]:
+    if dtype != "Float64":
+        return pd.Series(values, dtype=dtype)
+    # A scale that is NaN must not become a scale that is not known.
+    missing = np.array([v is None for v in values], np.bool_)
+    return pd.Series(pd.arrays.FloatingArray(np.array([v or 0.0 for v in values], np.float64), missing))

@@ -29,7 +29,7 @@ def table(reports: Sequence[Report], width: int | None = None, limit: int | None
         if at:
             yield ()
         if len(reports) > 1:
-            yield (Span(short(report.audit.checkpoint), "strong"),)
+            yield from _name(report.audit.checkpoint, width)
         if report.shown:
             rows = _stacked if width is not None and width < WIDE else _columns
             yield from rows(report.shown, width, limit)
@@ -42,7 +42,7 @@ def full(reports: Sequence[Report], width: int | None = None) -> Iterator[Line]:
     for at, report in enumerate(reports):
         if at:
             yield ()
-        yield (Span(short(report.audit.checkpoint), "strong"),)
+        yield from _name(report.audit.checkpoint, width)
         yield ()
         last = ""
         for finding in report.shown:
@@ -80,6 +80,10 @@ def footer(report: Report, width: int | None, *, every: bool = False) -> Iterato
     yield from labelled("Fault", summary.faults(audit), width, "error")
     if audit.errors:
         yield from labelled("", ["A fault of this tool, not of the checkpoint: please report it."], width)
+
+
+def _name(checkpoint: str, width: int | None) -> Iterator[Line]:
+    yield from ((Span(part, "strong"),) for part in fold_name(short(checkpoint), width))
 
 
 def _capped(findings: Sequence[Finding], limit: int | None) -> Iterator[Finding | str]:
@@ -156,7 +160,7 @@ def _stacked(findings: Sequence[Finding], width: int | None, limit: int | None) 
 
 
 def _heading(finding: Finding, width: int | None) -> Iterator[Line]:
-    yield Span(f"{finding.code} ", "strong"), Span(visible(finding.title), "strong")
+    yield from ((Span(part, "strong"),) for part in fold(f"{finding.code} {visible(finding.title)}", width))
     for section in ("Why it matters", "What engines do"):
         if text := rulebook.paragraph(finding.code, section):
             yield from ((Span(part, "faint"),) for part in fold(text, width))

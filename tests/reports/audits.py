@@ -93,11 +93,9 @@ def seen(audit: Audit, **choice: object) -> Report:
 
 
 # Text that a file may hold: anything, with the troublemakers of every output format made likely.
-NASTY = st.one_of(
-    st.text(max_size=40),
-    st.text(alphabet="a.0|`*_[]<>&\"'\\#@:/%,;=+-~!$(){} \n\r\t\x00\x1b\x7f\x85\u202e\u2066\u200b\u2028\ud800é漢", max_size=40),
-    st.sampled_from(["=cmd|' /C calc'!A0", "::error::x", "[bold red]x[/]", "]]>", "<script>", "\x1b]0;x\x07", "a\\|b", "", " "]),
-)  # fmt: skip
+TROUBLE = "|`*_[]<>&\"'\\#@:/%,;=+-~!$(){} \n\r\t\x00\x1b\x7f\x85\u202e\u2066\u200b\u2028\ud800"
+ATTACKS = ("=cmd|' /C calc'!A0", "::error::x", "[bold red]x[/]", "]]>", "<script>", "\x1b]0;x\x07", "a\\|b", "", " ")
+NASTY = st.one_of(st.text(max_size=40), st.text(alphabet="a.0é漢" + TROUBLE, max_size=40), st.sampled_from(ATTACKS))
 PLACES = st.builds(
     Place,
     index=st.lists(st.integers(0, 10**6), max_size=3).map(tuple),
