@@ -69,3 +69,12 @@ def spread(scale: NDArray[np.float32], shape: tuple[int, ...], block: Block) -> 
         index = np.zeros(n, np.intp) if size == 0 else np.arange(n) // size
         out = np.take(out, index, axis=axis)
     return out
+
+
+def scale_rows(scale: tuple[int, ...], shape: tuple[int, ...], block: Block) -> NDArray[np.intp]:
+    """The row of scales (shape ``scale``) of each row of a weight (``shape``); rows count over all leading axes."""
+    index = np.arange(np.prod(scale[:-1], dtype=np.intp)).reshape(scale[:-1])
+    if len(block) == 2:
+        rows = np.arange(shape[-2])
+        index = np.take(index, rows // block[0] if block[0] else rows * 0, axis=-1)
+    return np.ascontiguousarray(index, np.intp).reshape(-1)

@@ -17,6 +17,8 @@ _GRAIN = 1 << 18  # elements per task
 _MAX = _F(448)
 _SUBNORMAL = _F(2.0**-6)  # below, E4M3 is a fixed-point number with unit 2^-9
 _MAGIC = _F(1.5 * 2**23)
+# Adding and subtracting 1.5 · 2^23 · step rounds to a multiple of step, ties to even: E2M1 has steps 0.5, 1, 2.
+_HALVES, _ONES, _TWOS = _F(1.5 * 2**22), _F(1.5 * 2**23), _F(1.5 * 2**24)
 
 
 def block_amax(w: Floats, block: int) -> NDArray[np.float32]:
@@ -121,7 +123,7 @@ def encode_fp8(w: Floats, step: NDArray[np.float32], block: blocks.Block, word: 
     columns, out = w.shape[-1], np.empty(w.shape, np.uint8)
     if not out.size:
         return out
-    index = _step_rows(step.shape, w.shape, block)
+    index = blocks.scale_rows(step.shape, w.shape, block)
     steps = np.ascontiguousarray(step).reshape(-1, step.shape[-1])
     target = out.reshape(-1)
 
@@ -133,15 +135,6 @@ def encode_fp8(w: Floats, step: NDArray[np.float32], block: blocks.Block, word: 
 
     threads.run(part, index.size, max(1, _GRAIN // columns))
     return out
-
-
-def _step_rows(grid: tuple[int, ...], shape: tuple[int, ...], block: blocks.Block) -> NDArray[np.intp]:
-    """Which row of the scales each row of the weight uses; rows are counted over all leading axes."""
-    index = np.arange(np.prod(grid[:-1], dtype=np.intp)).reshape(grid[:-1])
-    if len(block) == 2:
-        rows = np.arange(shape[-2])
-        index = np.take(index, rows // block[0] if block[0] else rows * 0, axis=-1)
-    return np.ascontiguousarray(index, np.intp).reshape(-1)
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
@@ -158,3 +151,35 @@ def _quotients(flat, mask, shift, factor, sign, steps, index, width, first, rati
                 ratio[r, j] = (ratio[r, j] * factor) / scale if scale != np.float32(0) else np.float32(0)
         for j in range(columns):
             bits[r, j] |= ((np.uint32(flat[row + j]) >> sign) & np.uint32(1)) << np.uint32(31)
+
+
+def block_losses(w: Floats, step: NDArray[np.float32], block: int) -> NDArray[np.float32]:
+    """See ``rounding.block_losses``."""
+    word, flat = flat_words(w)
+    out = np.empty(step.shape, np.float32)
+    each, target = step.reshape(-1), out.reshape(-1)
+    threads.run(
+        lambda first, last: _block_losses(flat, *LAYOUT[word][:3], each, block, first, last, target),
+        each.size,
+        _GRAIN // block,
+    )
+    return out
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _block_losses(flat, mask, shift, factor, step, block, first, last, out):  # type: ignore[no-untyped-def]
+    bits = np.empty(block, np.uint32)
+    a, square = bits.view(np.float32), np.empty(block, np.float32)
+    for b in range(first, last):
+        for j in range(block):
+            bits[j] = (np.uint32(flat[b * block + j]) & mask) << shift
+        for j in range(block):
+            w = a[j] * factor
+            ratio = min(w / step[b], np.float32(6))
+            magic = _HALVES if ratio < np.float32(2) else (_ONES if ratio < np.float32(4) else _TWOS)
+            err = w - ((ratio + magic) - magic) * step[b]
+            square[j] = err * err
+        total = np.float32(0)
+        for j in range(block):
+            total += square[j]
+        out[b] = total

@@ -109,3 +109,25 @@ def block_amax(w: Floats, block: int, backend: Backend = Backend.CPU) -> NDArray
 
         return cpu.block_amax(w, block)
     return blocks.amax(widen(w), (block,))
+
+
+def block_losses(
+    w: Floats, step: NDArray[np.float32], block: int, backend: Backend = Backend.CPU
+) -> NDArray[np.float32]:
+    """Σ over each block of (|w| - e2m1(|w| / step) · step)², float32 [..., K / block], added from first to last.
+
+    ``step``: float32 [..., K / block], positive; the same arithmetic as the sweep's, so losses compare.
+    """
+    blocks.require_fit(step.shape, w.shape, (block,))
+    if backend is Backend.CPU:
+        from quant import cpu
+
+        return cpu.block_losses(w, np.ascontiguousarray(step), block)
+    a = np.abs(widen(w)).reshape(*step.shape, block)
+    with np.errstate(over="ignore", under="ignore"):
+        ratio = np.minimum(a / step[..., None], np.float32(E2M1.max))
+        err = a - E2M1.values[encode(E2M1, ratio).codes] * step[..., None]
+        total = np.zeros(step.shape, np.float32)
+        for j in range(block):
+            total = total + err[..., j] * err[..., j]
+    return total

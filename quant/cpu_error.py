@@ -1,0 +1,153 @@
+"""Dequantise and compare in Numba, and count scale codes, without making the dequantised weight.
+
+Only the order of the float64 sums is left to the compiler: the same machine gives the same bits on any number of cores,
+another one may differ in the last.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from quant import blocks, threads
+from quant.floats import LAYOUT, Floats, flat_words
+from quant.metrics import ErrorSums
+from quant.quantised import Quantised
+
+_GRAIN = 1 << 18  # elements per task
+_CHUNK = 512  # elements widened at a time: stays in the first cache
+
+
+def error(w: Floats, quantised: Quantised) -> ErrorSums:
+    """See ``metrics.error``."""
+    word, flat = flat_words(w)
+    step, index, width = _row_steps(quantised, w.shape)
+    columns = w.shape[-1]
+    stored = np.ascontiguousarray(quantised.stored).reshape(-1)
+    values = quantised.scheme.element.values
+    pair = values[np.arange(256)[:, None] >> np.array([0, 4]) & (len(values) - 1)].view(np.uint64).reshape(-1)
+    if not flat.size:
+        return ErrorSums()
+
+    def part(first: int, last: int) -> ErrorSums:
+        sums = np.zeros(5, np.float64)
+        args = (columns, width, pair, values, quantised.scheme.packed, first, last, sums)
+        _error(flat, LAYOUT[word], stored, step, index, *args)
+        return ErrorSums((last - first) * columns, *(float(x) for x in sums))
+
+    total = ErrorSums()
+    for one in threads.run(part, index.size, max(1, _GRAIN // columns)):
+        total += one
+    return total
+
+
+def _row_steps(quantised: Quantised, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.intp], int]:
+    """Steps as a table of rows, the row each row of the weight uses, and elements per step."""
+    block, step = quantised.scheme.block, quantised.steps()
+    blocks.require_fit(step.shape, shape, block)
+    width = block[-1] or shape[-1]
+    return np.ascontiguousarray(step).reshape(-1, step.shape[-1]), blocks.scale_rows(step.shape, shape, block), width
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+def _add(w, v, n, d, sums):  # type: ignore[no-untyped-def]
+    """Add ``n`` elements to the five sums; ``d`` is room for the differences.  Only the order of adding is free."""
+    squared, source, result, product = 0.0, 0.0, 0.0, 0.0
+    for j in range(n):
+        a, b = np.float64(w[j]), np.float64(v[j])
+        d[j] = a - b
+        squared += d[j] * d[j]
+        source += a * a
+        result += b * b
+        product += a * b
+    sums[0] += squared
+    sums[1] += source
+    sums[2] += result
+    sums[3] += product
+
+
+@nb.njit(nogil=True, cache=True)
+def _largest(bits, n, top):  # type: ignore[no-untyped-def]
+    """The largest pattern of |d| so far: patterns order as magnitudes do, and NaN above all."""
+    for j in range(n):
+        top = max(top, bits[j] & np.int64(0x7FFFFFFFFFFFFFFF))
+    return top
+
+
+@nb.njit(nogil=True, cache=True)
+def _widen(flat, layout, start, n, bits, w):  # type: ignore[no-untyped-def]
+    mask, shift, factor, sign = layout
+    for j in range(n):
+        word = np.uint32(flat[start + j])
+        bits[j] = ((word & mask) << shift) | (((word >> sign) & np.uint32(1)) << np.uint32(31))
+    if factor != np.float32(1):
+        for j in range(n):
+            w[j] *= factor
+
+
+@nb.njit(nogil=True, cache=True)
+def _decode_pairs(stored, pair, step, first, n, width, both, v16):  # type: ignore[no-untyped-def]
+    """Values of ``n`` packed codes, sixteen under one step at a time (``width`` is a multiple of 16)."""
+    for b in range(n // 16):
+        for j in range(8):
+            both[b * 8 + j] = pair[stored[b * 8 + j]]
+    for b in range(n // 16):
+        scale = step[(first + 16 * b) // width]
+        for j in range(16):
+            v16[b, j] *= scale
+
+
+@nb.njit(nogil=True, cache=True)
+def _decode_bytes(stored, values, step, first, n, width, v):  # type: ignore[no-untyped-def]
+    for j in range(n):
+        v[j] = values[stored[j]]
+    done = 0
+    while done < n:
+        scale, end = step[(first + done) // width], min(n, (first + done) // width * width + width - first)
+        for j in range(done, end):
+            v[j] *= scale
+        done = end
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _error(  # type: ignore[no-untyped-def]
+    flat, layout, stored, step, index, columns, width, pair, values, packed, first, last, sums
+):
+    bits, v, d = np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.float64)
+    w, both, v16, size = bits.view(np.float32), v.view(np.uint64), v.reshape(_CHUNK // 16, 16), d.view(np.int64)
+    top = np.int64(0)
+    for r in range(first, last):
+        for c in range(0, columns, _CHUNK):
+            n, start = min(_CHUNK, columns - c), r * columns + c
+            _widen(flat, layout, start, n, bits, w)
+            if packed:
+                _decode_pairs(stored[start // 2 :], pair, step[index[r]], c, n, width, both, v16)
+            else:
+                _decode_bytes(stored[start:], values, step[index[r]], c, n, width, v)
+            _add(w, v, n, d, sums)
+            top = _largest(size, n, top)
+    size[0] = top
+    sums[4] = d[0]
+
+
+def byte_counts(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """See ``scale_stats.byte_counts``."""
+    flat = np.ascontiguousarray(codes).reshape(-1)
+    parts = threads.run(lambda first, last: _count(flat, first, last), flat.size, 1 << 20)
+    return np.sum(parts, axis=0, dtype=np.int64) if parts else np.zeros(256, np.int64)
+
+
+@nb.njit(nogil=True, cache=True)
+def _count(flat, first, last):  # type: ignore[no-untyped-def]
+    # Four tables: equal neighbours would otherwise wait for each other's store.
+    table = np.zeros((4, 256), np.int64)
+    whole = first + (last - first) // 4 * 4
+    for i in range(first, whole, 4):
+        table[0, flat[i]] += 1
+        table[1, flat[i + 1]] += 1
+        table[2, flat[i + 2]] += 1
+        table[3, flat[i + 3]] += 1
+    for i in range(whole, last):
+        table[0, flat[i]] += 1
+    return table.sum(0)
