@@ -8,6 +8,7 @@ a chunk that sits in the CPU's cache; the first hit makes that chunk, and only t
 from __future__ import annotations
 
 import enum
+import threading
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ RAW_KEPT = 16 << 10  # a float tensor up to this size is kept whole: per-tensor 
 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+_LOCAL = threading.local()  # one mask per worker thread
 
 
 class Probe(enum.Enum):
@@ -152,7 +154,8 @@ def _e4m3_scales(chunk: Bytes, at: int) -> ByteStats:
     if not chunk.size:
         return stats
     low, high = int(chunk.min()), int(chunk.max())
-    if high >= 0x7F or low == 0:
+    clean = high < 0x7F
+    if not clean or low == 0:
         magnitude = chunk & 0x7F
         nan = magnitude == 0x7F
         stats.nan = hits(nan, at)
@@ -162,12 +165,20 @@ def _e4m3_scales(chunk: Bytes, at: int) -> ByteStats:
         low, high = (int(positive.min()), int(positive.max())) if positive.size else (256, -1)
     stats.low, stats.high = low, high
     if high >= 0x7A:
-        stats.saturated = int(np.count_nonzero(chunk == 0x7E))
-        if stats.saturated:
-            stats.near_top = int(np.count_nonzero((chunk >= 0x7A) & (chunk <= 0x7D)))
+        finite = chunk if clean else np.where(chunk < 0x7F, chunk, 0)
+        stats.saturated = _at_least(finite, 0x7E)
+        stats.near_top = _at_least(finite, 0x7A) - stats.saturated
     if low < 8:
         stats.subnormal = int(np.count_nonzero((chunk > 0) & (chunk < 8)))
     return stats
+
+
+def _at_least(chunk: Bytes, byte: int) -> int:
+    """How many bytes are ``byte`` or larger; the mask is kept per thread: allocating it costs more than filling it."""
+    mask: Mask | None = getattr(_LOCAL, "mask", None)
+    if mask is None or mask.size < chunk.size:
+        mask = _LOCAL.mask = np.empty(max(chunk.size, CHUNK), np.bool_)
+    return int(np.count_nonzero(np.greater_equal(chunk, byte, out=mask[: chunk.size])))
 
 
 def _e8m0_scales(chunk: Bytes, at: int) -> ByteStats:
