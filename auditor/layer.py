@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
-from auditor.formats.base import Format, Role, all_formats
+from auditor.formats.base import Format, Role, Shape, all_formats
 from auditor.tensorref import FLOAT_DTYPES, FP8_DTYPES, TensorRef
 
 # Tensors that hold codes when no format explains them; I32 and wider hold indices and packed integers.
@@ -86,21 +88,25 @@ class QuantizedLayer:
 
     def geometry(self) -> Geometry | None:
         """How scales lie over packed codes; None when the shapes do not agree, or the codes are not FP4."""
-        if not self.format.is_fp4() or self.format.scale is None:
+        return _geometry(self.format, self.codes.dtype, self.codes.shape, self.scales.shape)
+
+
+@lru_cache(4096)  # layers are many, shapes are few
+def _geometry(fmt: Format, dtype: str, shape: Shape, scales: Shape) -> Geometry | None:
+    if not fmt.is_fp4() or fmt.scale is None:
+        return None
+    unit, blocks = fmt.block[1] // 2, math.prod(scales)
+    if len(shape) == len(scales) + 1 and shape[-1] == unit:  # [..., K/32, 16]
+        return Geometry(blocks, 1, unit) if shape[:-1] == scales else None
+    if len(shape) != len(scales) or len(shape) < -fmt.axis or dtype == "F4":
+        return None
+    if fmt.axis == -2:
+        if shape[:-2] != scales[:-2] or shape[-1] != scales[-1] or shape[-2] != scales[-2] * unit:
             return None
-        codes, scales, unit = self.codes, self.scales, self.format.block[1] // 2
-        shape = codes.shape
-        if len(shape) == len(scales.shape) + 1 and shape[-1] == unit:  # [..., K/32, 16]
-            return Geometry(scales.size, 1, unit) if shape[:-1] == scales.shape else None
-        if len(shape) != len(scales.shape) or len(shape) < -self.format.axis or codes.dtype == "F4":
-            return None
-        if self.format.axis == -2:
-            if shape[:-2] != scales.shape[:-2] or shape[-1] != scales.shape[-1] or shape[-2] != scales.shape[-2] * unit:
-                return None
-            return Geometry(scales.size // shape[-1] if shape[-1] else 0, shape[-1], unit)
-        if shape[:-1] != scales.shape[:-1] or shape[-1] != scales.shape[-1] * unit:
-            return None
-        return Geometry(scales.size, 1, unit)
+        return Geometry(blocks // shape[-1] if shape[-1] else 0, shape[-1], unit)
+    if shape[:-1] != scales[:-1] or shape[-1] != scales[-1] * unit:
+        return None
+    return Geometry(blocks, 1, unit)
 
 
 @dataclass

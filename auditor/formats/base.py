@@ -36,6 +36,8 @@ class Role(enum.Enum):
     ZERO_POINT = "zero_point"
     OTHER = "other"  # shapes, group indices, quantiser states
 
+    __hash__ = object.__hash__  # members are singletons; the default hashes the name, in Python, at every look-up
+
 
 # Roles that are read at scale depth and judged by rules of their own.
 SCALE_ROLES = frozenset({Role.SCALES, Role.GLOBAL, Role.INPUT, Role.OUTPUT, Role.PRE_QUANT})
@@ -68,7 +70,7 @@ class Part:
     scalar: bool = False  # one number per tensor (or per expert)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # there is one of each: identity is equality, and hashable
 class Format:
     """A layout.  ``block`` is (rows, columns) of weights that share a scale, 0 meaning the whole axis.
 
