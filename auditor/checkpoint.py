@@ -149,9 +149,10 @@ def _read_index(checkpoint: Checkpoint, path: Path) -> Index:
     total = jsonfile.table(content.get("metadata")).get("total_size")
     if isinstance(total, int | float) and not isinstance(total, bool) and abs(total) < 2**63:  # False for NaN
         index.total_size = int(total)
+    names: dict[str, str] = {}  # the few distinct ones, checked once and kept once
     for tensor, file in weight_map.items():
-        if isinstance(file, str) and is_file_name(file):
-            index.weight_map[tensor] = file
+        if isinstance(file, str) and (file in names or is_file_name(file)):
+            index.weight_map[tensor] = names.setdefault(file, file)
         else:
             index.unsafe[tensor] = file[:200] if isinstance(file, str) else f"a JSON {type(file).__name__}"
     return index

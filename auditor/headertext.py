@@ -82,6 +82,7 @@ _INT = rb"(?:0|[1-9][0-9]{0,18})"  # at most 19 digits: below 2**64
 _STRING = re.compile(rb'"([^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+)"')
 _UNTIL = re.compile(rb'"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+')  # as far as a broken string is sound
 _SPACE = re.compile(rb"[ \t\r\n]*+")
+_WORDS = re.compile(b"true|false|null")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(\.[0-9]++)?([eE][+-]?[0-9]++)?")
 _WHOLE = re.compile(rb"(?:0|[1-9][0-9]{0,19})(?![0-9.eE])")
 # The form that writers produce; anything else goes the slow way.
@@ -96,10 +97,8 @@ def read_text(raw: bytes) -> HeaderText:
 
     Raises HeaderSyntaxError at the first byte that no header may have.
     """
-    if raw[8:9] != b"{" and raw[_space(raw, 8) :][:1] != b"{":
-        raise HeaderSyntaxError(8, _found(raw, 8, "'{'"))
     found = HeaderText()
-    at = _space(raw, _space(raw, 8) + 1)
+    at = _space(raw, _expect(raw, 8, b"{", ""))
     more = raw[at : at + 1] != b"}"
     shapes: dict[bytes, tuple[int, ...]] = {}
     scan = _USUAL.match
@@ -117,10 +116,7 @@ def read_text(raw: bytes) -> HeaderText:
         at, more = usual.end(), comma is not None
         if len(shapes) > 4096:
             shapes.clear()
-    if raw[at : at + 1] != b"}":
-        raise HeaderSyntaxError(at, _found(raw, at, "'}'"))
-    if at + 1 < len(raw):
-        _padding(raw, at + 1)
+    _padding(raw, at + 1)
     return found
 
 
@@ -128,7 +124,7 @@ def _padding(raw: bytes, at: int) -> None:
     end = _space(raw, at)
     if end == len(raw):
         return
-    if not raw[end:].strip(b"\0"):
+    if raw.count(b"\0", end) == len(raw) - end:
         raise HeaderSyntaxError(end, f"the header is padded with {len(raw) - end} zero bytes; only spaces may pad it")
     raise HeaderSyntaxError(end, f"{len(raw) - end} bytes follow the header's closing brace")
 
@@ -224,9 +220,8 @@ def _skip(raw: bytes, at: int, tensor: str, depth: int, stop: int) -> int:
         return at + 1
     if char == b'"':
         return _string(raw, at, tensor, longest=_MAX_FOREIGN)[1]
-    for word in (b"true", b"false", b"null"):
-        if raw.startswith(word, at):
-            return at + len(word)
+    if word := _WORDS.match(raw, at):
+        return word.end()
     number = _NUMBER.match(raw, at)
     if not number or len(number[0]) > 400 or math.isinf(float(number[0])):
         raise HeaderSyntaxError(at, "not a JSON value, or a number out of range", tensor)
