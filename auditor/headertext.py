@@ -133,7 +133,7 @@ def _add(found: HeaderText, entry: Entry) -> None:
     if entry.name in found.entries:
         note = f"the name occurs twice in the header, here and at offset {found.entries[entry.name].at}"
         found.repeat(entry.name, entry.at, note)
-    if len(found.entries) + found.repeats > MAX_ENTRIES:
+    if len(found.entries) + found.repeats >= MAX_ENTRIES:
         raise HeaderSyntaxError(entry.at, f"more than {MAX_ENTRIES} tensors in one file; no model has so many")
     found.entries[entry.name] = entry
 
@@ -173,7 +173,7 @@ def _metadatum(raw: bytes, found: HeaderText, key: str, key_at: int, at: int) ->
         raise HeaderSyntaxError(at, f"metadata {key[:80]!r} is not a string", METADATA)
     if key in found.metadata:
         found.repeat(METADATA, key_at, f"metadata key {key[:80]!r} occurs twice")
-    if len(found.metadata) + found.repeats > MAX_ENTRIES:
+    if len(found.metadata) + found.repeats >= MAX_ENTRIES:
         raise HeaderSyntaxError(key_at, f"more than {MAX_ENTRIES} metadata keys", METADATA)
     found.metadata[key], at = _string(raw, at, METADATA, longest=len(raw))
     return at
