@@ -124,7 +124,7 @@ def test_one_unreadable_checkpoint_does_not_stop_the_others(stub):
     result = audit("scan", "gone", "full", "--format", "json")
     assert result.stderr == "audit: gone: no such file or folder\n"
     documents = json.loads(result.stdout)
-    assert documents[0]["summary"]["unreadable"] == "gone: no such file or folder"
+    assert documents[0]["summary"]["unreadable"] == "no such file or folder"
     assert documents[0]["skipped"] == [{"tensor": "gone", "reason": "no such file or folder"}]
     assert len(documents[1]["findings"]) == 4
 
@@ -289,7 +289,7 @@ def test_the_rules_are_explained(stub, rules):
     assert page.stdout.startswith("# SCL101: NaN block scale\n")
     unknown = audit("explain", "SCL110")
     assert unknown.exit_code == 2
-    assert "no rule 'SCL110'; did you mean SCL101" in unknown.stderr
+    assert "no rule 'SCL110'; did you mean SCL10" in unknown.stderr
 
 
 def test_the_version_and_the_help(stub):
@@ -334,7 +334,7 @@ def test_a_reader_that_leaves_is_no_error(damaged):
 
 
 def test_a_scan_starts_light(damaged):
-    done = run("scan", str(damaged), python=["-X", "importtime"])
+    done = run("scan", str(damaged), python=["-X", "importtime"], cwd=damaged)
     assert done.returncode == 1
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     heavy = {"pandas", "rich", "numba", "torch", "jsonschema", "pyarrow", "rich.console", "tomllib", "json.tool"}
