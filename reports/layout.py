@@ -79,7 +79,7 @@ def plain(line: Line) -> str:
     return "".join(span.text for span in line).rstrip()
 
 
-def labelled(label: str, texts: list[str], width: int | None, style: str = "", indent: int = 9) -> Iterator[Line]:
+def labelled(label: str, texts: list[str], width: int | None, style: str = "", indent: int = 10) -> Iterator[Line]:
     """Texts below each other, a label before the first; folded lines are indented to the same column."""
     for text in texts:
         for part in fold(text, max(20, width - indent) if width else None):

@@ -31,6 +31,7 @@ def _section(report: Report) -> Iterator[str]:
         yield f"- {markdown(repairs)}"
     if not report.unreadable:
         yield f"- Formats: {markdown(summary.formats(audit))}"
+        yield from (f"- Declared: {markdown(line)}" for line in summary.declared(audit))
         yield f"- Checked: {markdown(summary.coverage(audit))}"
     yield from (f"- Unread: {markdown(line)}" for line in summary.unread(audit))
     yield from (f"- Skipped: {markdown(line)}" for line in summary.skipped(audit))

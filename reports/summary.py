@@ -66,9 +66,13 @@ def coverage(audit: Audit) -> str:
 
 
 def formats(audit: Audit) -> str:
-    """The formats that were recognised, and what the configuration declares."""
-    found = ", ".join(short(f) for f in audit.formats) or "none recognised"
-    return f"{found} (declared: {short(audit.declared)})" if audit.declared else found
+    """The formats that were recognised."""
+    return ", ".join(short(f) for f in audit.formats) or "none recognised"
+
+
+def declared(audit: Audit) -> list[str]:
+    """What the configuration says, if it says anything."""
+    return [visible(audit.declared)] if audit.declared else []
 
 
 def unread(audit: Audit) -> list[str]:
@@ -82,10 +86,10 @@ def skipped(audit: Audit) -> list[str]:
     first = {s.reason: s.tensor for s in reversed(audit.skipped)}
     lines = []
     for reason, n in reasons.most_common(SKIPPED_NAMED):
-        what = short(first[reason]) if n == 1 else f"{plural(n, 'tensor')}, first {short(first[reason])}"
-        lines.append(f"{what}: {visible(reason)}")
-    if rest := len(reasons) - SKIPPED_NAMED:
-        lines += [f"{plural(rest, 'further reason')}"] if rest > 0 else []
+        one = f"{short(first[reason])}: {visible(reason)}"
+        lines.append(one if n == 1 else f"{plural(n, 'tensor')}: {visible(reason)} (first: {short(first[reason])})")
+    if (rest := len(reasons) - SKIPPED_NAMED) > 0:
+        lines.append(f"and for {plural(rest, 'further reason')}")
     return lines
 
 

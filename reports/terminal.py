@@ -12,10 +12,10 @@ STYLES = {
     "warning": "yellow",
     "info": "cyan",
     "fix": "green",
-    "name": "default",
+    "name": "none",
     "strong": "bold",
     "faint": "dim",
-    "": "default",
+    "": "none",
 }
 
 

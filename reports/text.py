@@ -73,6 +73,7 @@ def footer(report: Report, width: int | None, *, every: bool = False) -> Iterato
             yield (Span(part),)
     if not report.unreadable:
         yield from labelled("Formats", [summary.formats(audit)], width)
+        yield from labelled("Declared", summary.declared(audit), width)
         yield from labelled("Checked", [summary.coverage(audit)], width)
         yield from labelled("Unread", summary.unread(audit), width, "faint")
     skipped = [f"{short(s.tensor)}: {visible(s.reason)}" for s in audit.skipped] if every else summary.skipped(audit)

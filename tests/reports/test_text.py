@@ -86,7 +86,10 @@ def test_the_footer_says_what_is_fixable_read_and_skipped():
     assert "2 errors, 1 warning, 1 info\n" in shown
     assert "[*] 1 of 4 fixable exactly, 1 more with --risk bounded, 1 more with --risk guess\n" in shown
     assert "84.3 MB of 1.01 GB read (8.3 %), depth scales" in shown
-    assert "2 tensors, first model.layers.0.mlp.up_proj.qweight: an integer format" in shown
+    assert (
+        "2 tensors: an integer format (INT4 or INT8) is not audited (first: model.layers.0.mlp.up_proj.qweight)"
+        in shown
+    )
     assert "model-00003-of-00003.safetensors: permission denied" in shown
     assert "512 tensors: not read at depth scales" in shown
 
