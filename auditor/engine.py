@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auditor.audit import Audit, Depth, InternalError, LayerRow, TensorRow
+from auditor.audit import Audit, Depth, InternalError
 from auditor.checkpoint import Checkpoint, open_checkpoint
 from auditor.context import Context
 from auditor.declared import read_declared
@@ -16,10 +15,11 @@ from auditor.finding import Finding, Skipped
 from auditor.formats.base import SCALE_ROLES, Role
 from auditor.layer import QuantizedLayer, Recognised, recognise
 from auditor.measure import Progress, Task, run
-from auditor.probes import CHUNK, ByteStats, Probe
+from auditor.probes import CHUNK, Probe
+from auditor.rows import Rows, layer_rows, tensor_rows
 from auditor.rule import CheckpointRule, GroupRule, LayerRule, Rule, all_rules
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
-from quant.codes import E4M3, E8M0
+from quant.codes import E8M0
 from quant.errors import CheckpointError, ToolError
 
 if TYPE_CHECKING:
@@ -148,29 +148,11 @@ def _scale_probe(ref: TensorRef, layer: QuantizedLayer | None, role: Role | None
 def _audit(ctx: Context, findings: list[Finding], errors: list[InternalError], unreadable: dict[str, str]) -> Audit:
     checkpoint, recognised = ctx.checkpoint, ctx.recognised
     skipped = _skipped(ctx, unreadable)
-    unchecked = {s.tensor for s in skipped}
+    unchecked = {s.tensor for s in skipped} & checkpoint.tensors.keys()
     unread: Counter[str] = Counter()
-    tensors = []
-    for ref in checkpoint.tensors.values():
-        layer, role = recognised.roles.get(ref.name, (None, None))
-        read = ref.name in ctx.measured.stats
-        if not read and ref.name not in unchecked and ctx.depth < Depth.FULL:
-            unread[f"not read at depth {ctx.depth.label}"] += 1
-        fmt = layer.format.name_for(ctx.declared.method) if layer else ""
-        tensors.append(
-            TensorRow(
-                ref.name,
-                ref.shard,
-                ref.dtype,
-                ref.shape,
-                ref.start,
-                ref.nbytes,
-                layer.name if layer else "",
-                fmt,
-                role.value if role else "",
-                read,
-            )
-        )
+    left = len(checkpoint.tensors) - len(unchecked | ctx.measured.stats.keys())
+    if left and ctx.depth < Depth.FULL:
+        unread[f"not read at depth {ctx.depth.label}"] = left
     return Audit(
         checkpoint=checkpoint.name,
         depth=ctx.depth,
@@ -179,13 +161,13 @@ def _audit(ctx: Context, findings: list[Finding], errors: list[InternalError], u
         bytes_held=checkpoint.bytes_held,
         bytes_read=checkpoint.bytes_read + ctx.measured.bytes_read + ctx.bytes_read,
         tensor_count=len(checkpoint.tensors),
-        checked=len(checkpoint.tensors) - sum(t.name in unchecked for t in tensors),
+        checked=len(checkpoint.tensors) - len(unchecked),
         findings=tuple(findings),
         skipped=tuple(skipped),
         errors=tuple(errors),
         unread=unread,
-        tensors=tensors,
-        layers=[_layer_row(layer, ctx) for layer in recognised.layers],
+        tensors=Rows(lambda: tensor_rows(ctx)),
+        layers=Rows(lambda: layer_rows(ctx)),
         declared=ctx.declared.summary,
     )
 
@@ -209,37 +191,6 @@ def _skipped(ctx: Context, unreadable: dict[str, str]) -> list[Skipped]:
     for ref in recognised.unclaimed:
         reasons[ref.name] = "no format claims it"
     return [Skipped(name, reason) for name, reason in sorted(reasons.items(), key=lambda item: _natural(item[0]))]
-
-
-def _layer_row(layer: QuantizedLayer, ctx: Context) -> LayerRow:
-    rows, columns = layer.dims()
-    stats = ctx.byte_stats(layer.scales)
-    floats = ctx.float_stats(layer.scales)
-    low = high = None
-    if isinstance(stats, ByteStats) and stats.high >= 0:
-        code = layer.format.scale or E4M3
-        low, high = float(code.values[stats.low]), float(code.values[stats.high])
-    elif floats is not None and floats.high > 0:
-        low, high = floats.low, floats.high
-    known = stats or floats
-    return LayerRow(
-        layer=layer.name,
-        format=layer.format.name_for(ctx.declared.method),
-        shard=layer.codes.shard,
-        codes=layer.codes.name,
-        rows=rows,
-        columns=columns,
-        global_scale=ctx.scalar(layer.get(Role.GLOBAL)),
-        input_scale=ctx.scalar(layer.get(Role.INPUT)),
-        blocks=known.size if known else None,
-        scale_min=low,
-        scale_max=high,
-        zeros=known.zeros.count if known else None,
-        nan=known.nan.count if known else None,
-        saturated=stats.saturated if stats else None,
-        subnormal=stats.subnormal if stats else None,
-        octaves=math.log2(high / low) if low and high else None,
-    )
 
 
 def _natural(name: str) -> tuple[tuple[int, int, str], ...]:

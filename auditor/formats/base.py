@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 from auditor.tensorref import FLOAT_DTYPES
 from quant.codes import FloatCode
@@ -99,9 +99,13 @@ class Format:
         """The layout's name under a declared quant_method."""
         return self.names.get(method, self.name)
 
+    @cached_property
+    def _fp4(self) -> bool:
+        return self.packed and self.element is not None and self.element.bits == 4
+
     def is_fp4(self) -> bool:
         """Whether the codes are packed E2M1."""
-        return self.packed and self.element is not None and self.element.bits == 4
+        return self._fp4
 
 
 @cache

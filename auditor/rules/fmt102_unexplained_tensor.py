@@ -40,6 +40,8 @@ class UnexplainedTensor(CheckpointRule):
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         """One finding per tensor."""
+        if not ctx.recognised.unclaimed:
+            return
         modules: dict[str, dict[str, TensorRef]] = {}
         for ref in ctx.checkpoint.tensors.values():
             module, leaf = split(ref.name)

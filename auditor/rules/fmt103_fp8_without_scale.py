@@ -35,6 +35,8 @@ class Fp8WithoutScale(CheckpointRule):
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         """One finding per weight."""
+        if not ctx.recognised.unclaimed:
+            return
         scaled = {split(name)[0] for name in ctx.checkpoint.tensors if "scale" in split(name)[1]}
         for ref in ctx.recognised.unclaimed:
             module, leaf = split(ref.name)

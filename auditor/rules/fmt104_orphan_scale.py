@@ -36,6 +36,8 @@ class OrphanScale(CheckpointRule):
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         """One finding per scale."""
+        if not ctx.recognised.unclaimed:
+            return
         coded = {split(ref.name)[0] for ref in ctx.recognised.unclaimed if _is_codes(ref.name, ref.dtype)}
         coded.update(layer.module for layer in ctx.layers)
         for ref in ctx.recognised.unclaimed:
