@@ -75,6 +75,13 @@ class Declared:
         algorithm = self.algo_for(module)
         return algorithm.activation if algorithm else Activation.UNKNOWN
 
+    def has_blocks_of_32(self, module: str) -> bool:
+        """Whether an NVFP4 layer is declared with one scale per 32 weights, or nothing is known about it."""
+        algorithm = self.algo_for(module)
+        if algorithm is None or algorithm.family is Family.UNKNOWN:
+            return True
+        return algorithm.family is Family.NVFP4_32 or algorithm.group_size == 32
+
     def exclusion(self, module: str) -> Pattern | None:
         """The entry by which every loader takes the module as unquantised, None when there is none."""
         number = self._matcher.strict(module)

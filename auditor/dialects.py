@@ -28,6 +28,8 @@ def _modelopt(draft: Draft, config: Json) -> None:
         weight_only = groups and all(not table(g).get("input_activations") for g in groups.values())
         if weight_only and draft.algorithm.activation is Activation.STATIC:
             draft.algorithm = with_activation(draft.algorithm, Activation.NONE)
+        elif text(source.get("activation_scheme")).lower() == "dynamic":
+            draft.algorithm = with_activation(draft.algorithm, Activation.DYNAMIC)
         if draft.algorithm.family is Family.UNKNOWN:
             draft.problem("quant_algo", f"names the unknown algorithm {algo[:60]!r}", fatal=False)
     elif algo is not None:
