@@ -28,6 +28,8 @@ def ending(command: Callable[[], int]) -> typer.Exit:
 
     UsageError is 2, any other ToolError and any fault is 3, an interrupt 130.
     """
+    if sys.stdout is None:  # the caller closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # lives as long as the process
     try:
         return typer.Exit(command())
     except typer.Exit as done:
@@ -42,8 +44,9 @@ def ending(command: Callable[[], int]) -> typer.Exit:
         return typer.Exit(INTERRUPTED)
     except BrokenPipeError:
         silence()
+        return typer.Exit(Exit.CLEAN)
     except OSError as error:
-        say(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        say(f"{error.filename or 'cannot write'}: {error.strerror or error}")
     except MemoryError:
         say("out of memory")
     except Exception as error:  # the last door before the user: a fault of this tool, said in one line

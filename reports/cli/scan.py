@@ -161,6 +161,8 @@ def _listed(checkpoints: Sequence[str]) -> tuple[str, ...]:
     listed = tuple(each())
     if not listed:
         raise UsageError("stdin names no checkpoint")
+    if "" in listed:
+        raise UsageError("the name of a checkpoint is empty")
     return listed
 
 

@@ -98,6 +98,7 @@ def audit(*words: str, **options):
         (["full", "--baseline", "gone.json"], 2),
         (["full", "-o", "gone/report.txt"], 2),
         (["full", "--no-such-flag"], 2),
+        (["full", ""], 2),
     ],
 )
 def test_exit_codes(stub, words, code):

@@ -46,6 +46,24 @@ def test_a_reader_that_leaves_is_no_error(damaged):
     assert done.stdout == "{"
     assert done.stderr == ""
     assert done.returncode == 1
+    command = f"{sys.executable} -c \"from reports.cli import app; app(['demo'])\" | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_a_closed_stdout_is_no_fault(damaged):
+    code = f"from reports.cli import app; app(['scan', {str(damaged)!r}])"
+    command = f'{sys.executable} -c "{code}" >&-'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 1)
+
+
+def test_a_full_disk_is_said(damaged):
+    code = f"from reports.cli import app; app(['scan', {str(damaged)!r}])"
+    command = f'{sys.executable} -c "{code}" >/dev/full'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stderr == "audit: cannot write: No space left on device\n"
+    assert done.returncode == 3
 
 
 def test_a_scan_starts_light(damaged):
