@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from typing import TextIO
 
 from reports.layout import Line
+from reports.output import to_stream
+
+_UNFOLDED = 10_000  # columns; lines come folded
 
 STYLES = {
     "error": "bold red",
@@ -19,14 +23,15 @@ STYLES = {
 }
 
 
-def print_lines(lines: Iterable[Line], stream: TextIO, width: int) -> None:
+def print_lines(lines: Iterable[Line], stream: TextIO) -> None:
     """Write styled lines in the colours the terminal has; no text is taken for markup, none is folded here."""
     from rich.console import Console
     from rich.text import Text
 
+    drawn = io.StringIO()
     console = Console(
-        file=stream,
-        width=width,
+        file=drawn,
+        width=_UNFOLDED,
         force_terminal=True,
         no_color=False,
         color_system="standard",
@@ -41,3 +46,4 @@ def print_lines(lines: Iterable[Line], stream: TextIO, width: int) -> None:
             text.append(span.text, STYLES[span.style])
         text.rstrip()
         console.print(text, soft_wrap=True)
+    to_stream(drawn.getvalue(), stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from typing import Annotated
 
@@ -17,10 +16,8 @@ def explain(
     """Print a rule's page, or without a code the list of rules."""
 
     def run() -> int:
-        from reports import output
-
         if code is None:
-            output.to_stream(_list(), sys.stdout)
+            _list()
         else:
             _page(code)
         return 0
@@ -28,18 +25,23 @@ def explain(
     raise ending(run)
 
 
-def _list() -> str:
+def _list() -> None:
+    """Code, severity and title of every rule, the severity coloured on a terminal."""
     from reports import rulebook
+    from reports.cli.printing import print_text
+    from reports.layout import Span, pad
 
-    rows = [("CODE", "SEVERITY", "TITLE"), *rulebook.rows()]
-    wide = [max(len(row[at]) for row in rows) for at in range(2)]
-    return "".join(f"{code:{wide[0]}}  {severity:{wide[1]}}  {title}\n" for code, severity, title in rows)
+    rows = rulebook.rows()
+    wide = max((len(code) for code, _, _ in rows), default=0)
+    head = (Span(f"{pad('CODE', wide)}  {pad('SEVERITY', 8)}  TITLE", "faint"),)
+    lines = [(Span(pad(c, wide) + "  ", "strong"), Span(pad(s, 8) + "  ", s), Span(t)) for c, s, t in rows]
+    print_text([head, *lines])
 
 
 def _page(code: str) -> None:
     """Rendered on a terminal, Markdown elsewhere."""
     from reports import output, rulebook
-    from reports.cli.printing import colored
+    from reports.cli.printing import colored, columns
 
     text = rulebook.page(code)
     if not sys.stdout.isatty():
@@ -48,5 +50,4 @@ def _page(code: str) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    width = min(100, shutil.get_terminal_size().columns)
-    Console(file=sys.stdout, width=width, no_color=not colored(None)).print(Markdown(text))
+    Console(file=sys.stdout, width=min(100, columns()), no_color=not colored(None)).print(Markdown(text))

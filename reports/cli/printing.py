@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,26 +30,12 @@ class Printer:
 
             output.to_file(render.content(self.format, reports), self.output)
         elif self.format in {"table", "full", "plain"} and (sys.stdout.isatty() or self.color):
-            self._to_terminal(reports)
+            width = columns() if sys.stdout.isatty() else None
+            print_text(self._lines(reports, width), self.color)
         else:
             from reports import output, render
 
             output.to_stream(render.content(self.format, reports), sys.stdout)
-
-    def _to_terminal(self, reports: Sequence[Report]) -> None:
-        from reports.layout import plain
-
-        folded = sys.stdout.isatty()
-        width = max(NARROWEST, shutil.get_terminal_size().columns) if folded else None
-        lines = self._lines(reports, width)
-        if colored(self.color):
-            from reports.terminal import print_lines
-
-            print_lines(lines, sys.stdout, width or 10_000)
-        else:
-            from reports import output
-
-            output.to_stream("".join(plain(line) + "\n" for line in lines), sys.stdout)
 
     def _lines(self, reports: Sequence[Report], width: int | None) -> Iterator[Line]:
         from reports import text
@@ -59,6 +45,24 @@ class Printer:
         if self.format == "full":
             return text.full(reports, width)
         return text.table(reports, width, text.ROWS_SHOWN if width else None)
+
+
+def print_text(lines: Iterable[Line], color: bool | None = None) -> None:
+    """Write lines to stdout, in colour where that is wished or the terminal likes it."""
+    if colored(color):
+        from reports.terminal import print_lines
+
+        print_lines(lines, sys.stdout)
+    else:
+        from reports import output
+        from reports.layout import plain
+
+        output.to_stream("".join(plain(line) + "\n" for line in lines), sys.stdout)
+
+
+def columns() -> int:
+    """Width of the terminal."""
+    return max(NARROWEST, shutil.get_terminal_size().columns)
 
 
 def colored(wish: bool | None) -> bool:
