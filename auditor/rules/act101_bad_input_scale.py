@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from auditor.audit import Depth
 from auditor.context import Context
-from auditor.finding import Finding, Severity
+from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.layer import QuantizedLayer
 from auditor.peers import input_faulty, remedy, siblings
 from auditor.rule import LayerRule
@@ -53,14 +53,15 @@ class BadInputScale(LayerRule):
         leaf = ref.name.rpartition(".")[2]
         what = describe([values[i] for i in bad])
         message = f"{leaf} is {what}" if len(values) == 1 else f"{len(bad)} of {len(values)} values of {leaf}: {what}"
-        peers = siblings(layer, ctx)
+        fix = remedy(layer, siblings(layer, ctx), ctx)
         if any(values[i] < 0 for i in bad):
             message += "; a negative scale is a fault of the exporter"
+            fix = Remedy(Safety.GUESS, f"only on request, since the exporter is at fault: {fix.note}")
         yield self.finding(
             ref,
             message,
             count=len(bad),
             places=ctx.places(ref, bad),
-            fix=remedy(layer, peers, ctx),
+            fix=fix,
             layer=layer.name,
         )

@@ -59,7 +59,7 @@ class NanBlockScale(LayerRule):
             lost = report.hits(Kind.NAN, Under.SEVENS).count
             zero = report.hits(Kind.NAN, Under.ZEROS).count
             other = report.hits(Kind.NAN, Under.OTHER).count
-            message += f"; codes under them: {lost} blocks all 0x77 (content lost), {zero} all zero, {other} other"
+            message += f": {lost} over codes all 0x77 (content lost), {zero} over zero codes, {other} over other codes"
             fix = self._fix(lost, zero, other, stats.size, ctx.scalar(layer.global_scale))
         places = ctx.places(layer.scales, stats.nan.first)
         yield self.finding(
@@ -72,5 +72,5 @@ class NanBlockScale(LayerRule):
         # An all-zero tensor: every block lost, and a global scale of amax / 2688 = 0 (its reciprocal: inf).
         if lost == size and global_scale is not None and global_scale in (0.0, float("inf")):
             return Remedy(Safety.EXACT, "the weight was all zero: zero the codes, write finite scales")
-        parts = [f"zero {lost} lost blocks"] * bool(lost) + [f"write 0x7E over {other} overflowed scales"] * bool(other)
+        parts = [f"zero the codes of {lost} lost"] * bool(lost) + [f"write 0x7E over {other} overflowed"] * bool(other)
         return Remedy(Safety.GUESS, f"{' and '.join(parts)}; with the source the blocks are restored")

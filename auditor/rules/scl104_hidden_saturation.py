@@ -9,6 +9,7 @@ from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.layer import QuantizedLayer
 from auditor.rule import LayerRule
+from auditor.scalars import faulty
 from quant.codes import E4M3
 
 _FEWEST = 8
@@ -53,10 +54,11 @@ class HiddenSaturation(LayerRule):
         live = report.hits(Kind.SATURATED, Under.SEVENS, Under.OTHER) if report else None
         if live is None or live.count < _FEWEST or live.count <= stats.near_top:
             return
-        message = (
-            f"{live.count} of {stats.size} block scales are 448 (0x7E) over live blocks, only {stats.near_top} are"
-            " 288 to 416: larger ones were clamped, or all blocks share one amax"
-        )
+        message = f"{live.count} of {stats.size} block scales are 448 (0x7E) over live blocks, "
+        if any(faulty(value) for value in ctx.values(layer.global_scale) or ()):
+            message += "under an unusable global scale: the static path's signature of a zero weight"
+        else:
+            message += f"{stats.near_top} are 288 to 416: larger ones were clamped, or all blocks share one amax"
         fix = Remedy(Safety.RESTORED, "requantise from the source")
         places = ctx.places(layer.scales, live.first)
         yield self.finding(layer.scales, message, count=live.count, places=places, fix=fix, layer=layer.name)
