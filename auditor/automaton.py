@@ -9,13 +9,26 @@ are not, and such a pattern is refused by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from auditor.expression import Node, Parser, RefusedError, lookaheads
 
 MAX_PATTERN = 2_000  # characters
 BUDGET = 4_000_000  # steps spent on building the automaton's tables
 MAX_NAME = 2_000  # longer names match nothing
+
+
+_KEPT_DEPTH = 24  # names with more dots than any model's are walked from their start
+
+
+class _Walk(NamedTuple):
+    """How far a name was walked, and what was accepted before that place."""
+
+    state: int
+    at: int
+    bounded: frozenset[int]
+    free: frozenset[int]
 
 
 class Automaton:
@@ -29,7 +42,7 @@ class Automaton:
         self.refused: dict[int, str] = {}
         self._boundary = boundary
         self._nodes: list[Node] = []
-        self._rules: list[tuple[int, list[tuple[bool, int]]]] = []  # pattern, (wanted, accept tag) conditions
+        self._rules: dict[int, tuple[int, tuple[tuple[bool, int], ...]]] = {}  # tag -> pattern, (wanted, tag) ahead
         self._tags: dict[int, int] = {}  # accepting node -> tag
         starts: list[int] = []
         for number, text in enumerate(patterns):
@@ -38,6 +51,7 @@ class Automaton:
             except (RefusedError, re.error, RecursionError) as error:
                 self.refused[number] = str(error) or "not a pattern"
         self._budget = BUDGET
+        self._parents: dict[str, _Walk] = {}
         self._tests: dict[str, re.Pattern[str]] = {}
         self._ids: dict[tuple[int, ...], int] = {}
         self._sets: list[tuple[int, ...]] = []
@@ -71,36 +85,52 @@ class Automaton:
             del self._nodes[size:]
             self._tags = tags
             raise
-        self._rules.append((number, conditions))
+        *ahead_tags, (_, last) = conditions
+        self._rules[last] = (number, tuple(ahead_tags))
         return starts
 
-    def matches(self, name: str) -> Iterator[int]:
+    def matches(self, name: str) -> list[int]:
         """Indices of the patterns that match, ascending.  Raises RefusedError when the patterns cost too much."""
         if len(name) > MAX_NAME:
-            return
+            return []
         bounded, free = self._walk(name)
-        for number, conditions in self._rules:
-            *ahead, (_, tag) = conditions
-            if tag in bounded and all((other in free) is wanted for wanted, other in ahead):
-                yield number
+        found = []
+        for tag in bounded:
+            number, ahead = self._rules.get(tag, (-1, ()))
+            if number >= 0 and all((other in free) is wanted for wanted, other in ahead):
+                found.append(number)
+        return sorted(found)
 
-    def _walk(self, name: str) -> tuple[set[int], set[int]]:
-        state: int = self._start
-        bounded: set[int] = set()
-        free: set[int] = set()
-        last = len(name)
-        for at in range(last + 1):
-            anywhere, at_end = self._accepts[state]
-            tags = at_end if at == last else anywhere
+    def _walk(self, name: str) -> tuple[frozenset[int], frozenset[int]]:
+        """Tags accepted on the way: those that end at a boundary, and all.  Walks of common parents are kept."""
+        cut = name.rfind(".") + 1
+        walk = _Walk(self._start, 0, frozenset(), frozenset())
+        if cut > 0 and name.count(".") <= _KEPT_DEPTH:
+            parent = name[:cut]
+            known = self._parents.get(parent)
+            if known is None:
+                above = parent.rfind(".", 0, cut - 1) + 1
+                known = self._onward(self._parents.get(parent[:above], walk), parent)
+                self._parents[parent] = known
+            walk = known
+        walk = self._onward(walk, name)
+        tags = self._accepts[walk.state][1]
+        return walk.bounded | tags, walk.free | tags
+
+    def _onward(self, walk: _Walk, name: str) -> _Walk:
+        """The walk continued to just before the end of ``name``, where acceptance depends on what follows."""
+        state, start, bounded, free = walk
+        tables, accepts, boundary = self._tables, self._accepts, self._boundary
+        for at in range(start, len(name)):
+            tags = accepts[state][0]
+            char = name[at]
             if tags:
                 free |= tags
-                if not self._boundary or at == last or name[at] == "." or (at and name[at - 1] == "."):
+                if not boundary or char == "." or (at and name[at - 1] == "."):
                     bounded |= tags
-            if at == last or not self._sets[state]:
-                break
-            following = self._tables[state].get(name[at])
-            state = self._step(state, name[at]) if following is None else following
-        return bounded, free
+            following = tables[state].get(char)
+            state = self._step(state, char) if following is None else following
+        return _Walk(state, len(name), bounded, free)
 
     def _step(self, state: int, char: str) -> int:
         self._spend(len(self._sets[state]) + 1)

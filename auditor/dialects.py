@@ -124,6 +124,7 @@ def _fp8(draft: Draft, config: Json) -> None:
         draft.problem("activation_scheme", f"is {shown(config['activation_scheme'])}, neither static nor dynamic")
     activation = {"static": Activation.STATIC, "dynamic": Activation.DYNAMIC}.get(scheme, Activation.UNKNOWN)
     draft.scale_fmt, draft.expert_dtype = text(config.get("scale_fmt")), text(config.get("expert_dtype")).lower()
+    draft.kv_cache = "FP8" if config.get("kv_cache_scheme") else ""
     family = Family.FP8_BLOCK if draft.block else Family.FP8
     draft.algorithm = Algorithm("fp8", family, activation, None, draft.block)
     if draft.expert_dtype in ("fp4", "mxfp4", "e2m1"):
@@ -224,6 +225,11 @@ _READERS: dict[str, Callable[[Draft, Json], None]] = {
     "fbgemm_fp8": _fbgemm,
     "quark": _quark,
 }
+# Methods that some loader reads and that are not taken apart here.
+_OTHERS = frozenset({
+    "torchao", "gguf", "nvfp4", "fp_quant", "fouroversix", "metal", "sinq", "gemma", "exl2", "exl3", "deepspeedfp",
+    "tpu_int8", "ipex", "inc", "rtn", "petit_nvfp4", "w8a8_fp8", "ptpc_fp8", "marlin", "squeezellm", "humming", "mlx",
+})  # fmt: skip
 _INTEGER_METHODS = (
     "gptq", "awq", "bitsandbytes", "int8", "int4", "auto-round", "autoround", "intel/auto-round", "smoothquant", "hqq",
     "aqlm", "eetq", "vptq", "bitnet", "quanto", "w8a8_int8", "w4afp8", "experts_int8", "moe_wna16", "qqq", "spqr",
@@ -250,7 +256,8 @@ def read(file: str, key: str, config: Json) -> Draft:
     if reader is not None:
         reader(draft, config)
     elif named:
-        draft.problem("quant_method", f"names the unknown method {named[:60]!r}", fatal=False)
+        if named not in _OTHERS:
+            draft.problem("quant_method", f"names the unknown method {named[:60]!r}", fatal=False)
         draft.algorithm = Algorithm(named, Family.UNKNOWN)
         patterns(draft, config, *(k for k in ("ignore", "modules_to_not_convert", "exclude_modules") if k in config))
     return draft

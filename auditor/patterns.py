@@ -9,7 +9,6 @@ strictly, rules that blame it for not listing one ask loosely.
 from __future__ import annotations
 
 import enum
-import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 
@@ -60,6 +59,24 @@ def ancestors(name: str) -> Iterable[str]:
         name = name.rpartition(".")[0]
 
 
+def glob(pattern: str) -> str:
+    """A shell pattern, as fnmatch reads it, written as an expression that must reach the end of the name."""
+    parts = []
+    at = 0
+    while at < len(pattern):
+        char, at = pattern[at], at + 1
+        end = pattern.find("]", at + 1 + pattern.startswith("!", at)) if char == "[" else -1
+        if end >= 0:
+            inside = pattern[at:end].replace("\\", "\\\\")
+            parts.append("[" + ("^" + inside[1:] if inside.startswith("!") else inside.replace("^", "\\^", 1)) + "]")
+            at = end + 1
+        elif char == "*":
+            parts.append("" if parts and parts[-1] == ".*" else ".*")
+        else:
+            parts.append("." if char == "?" else re.escape(char))
+    return "".join(parts) + "$"
+
+
 class Matcher:
     """One list of patterns.  ``refused``: index -> why that pattern is never matched (it then matches loosely)."""
 
@@ -70,13 +87,9 @@ class Matcher:
         self._exact: dict[str, int] = {}
         self._bare: dict[str, int] = {}  # without wrappers
         self._plain: list[tuple[int, str]] = []
-        self._prefixes: dict[str, int] = {}
-        self._lengths: list[int] = []
-        self._globs: list[tuple[int, str, re.Pattern[str]]] = []
         expressions: dict[int, str] = {}
         for number, pattern in enumerate(self.patterns):
             self._sort(number, pattern, expressions)
-        self._lengths = sorted({len(prefix) for prefix in self._prefixes})
         self._numbers = list(expressions)
         self._automaton = Automaton(list(expressions.values()), boundary=dialect is Dialect.TRANSFORMERS)
         for local, reason in self._automaton.refused.items():
@@ -94,39 +107,27 @@ class Matcher:
         if self.dialect is Dialect.TRANSFORMERS and _REGEX.search(pattern):
             expressions[number] = pattern
         elif self.dialect in (Dialect.MODELOPT, Dialect.QUARK) and _SPECIAL.search(pattern):
-            self._sort_glob(number, pattern)
+            self._sort_glob(number, pattern, expressions)
         else:
             self._bare.setdefault(unwrapped(pattern), number)
             self._plain.append((number, pattern))
 
-    def _sort_glob(self, number: int, pattern: str) -> None:
-        head = _SPECIAL.split(pattern, maxsplit=1)[0]
+    def _sort_glob(self, number: int, pattern: str, expressions: dict[int, str]) -> None:
         self._bare.setdefault(unwrapped(pattern.rstrip("*").rstrip(".")), number)
-        if pattern == head + "*":
-            self._prefixes.setdefault(head, number)
-        elif len(self._globs) >= MAX_GLOBS:
+        if len(expressions) >= MAX_GLOBS:
             self.refused[number] = f"one of more than {MAX_GLOBS} wildcards"
         else:
-            # fnmatch's translation never backtracks over more than one star (atomic groups).
-            self._globs.append((number, head, re.compile(fnmatch.translate(pattern))))
+            expressions[number] = glob(pattern)
 
     def strict(self, name: str) -> int | None:
         """Index of a pattern by which every loader of this dialect takes the module as listed, else None."""
         if name not in self._strict:
-            self._strict[name] = next(iter(self._all_strict(name)), None)
+            self._strict[name] = min(self._all_strict(name), default=None)
         return self._strict[name]
 
     def _all_strict(self, name: str) -> Iterable[int]:
         if name in self._exact:
             yield self._exact[name]
-        for length in self._lengths:
-            if length > len(name):
-                break
-            if name[:length] in self._prefixes:
-                yield self._prefixes[name[:length]]
-        for number, head, glob in self._globs:
-            if name.startswith(head) and glob.match(name):
-                yield number
         yield from self._expressions(name)
         if self.dialect in (Dialect.MODELOPT, Dialect.TRANSFORMERS):
             for parent in ancestors(name.rpartition(".")[0]):
