@@ -136,8 +136,7 @@ def with_scales(
     out = Quantised(scheme, np.empty(0, np.uint8), scales, np.asarray(global_scale, np.float32))
     step = out.steps()
     require_finite(step, "block scale")
-    rule = Rule.SIGN_BIT if scheme.global_scale is GlobalScale.DIVIDE else Rule.NEGATIVE
-    packed = rounding.pack_fp4(w, step, scheme.block[0], rule, backend)
+    packed = rounding.pack_fp4(w, step, scheme.block[0], Rule.NEGATIVE, backend)
     return Quantised(scheme, packed, scales, out.global_scale)
 
 
@@ -227,7 +226,24 @@ def _four_over_six(
     backend: Backend,
 ) -> NDArray[np.uint8]:
     """Scale codes of the better of amax / 6 and amax / 4 per block, by the ordered float32 squared error; ties: 6."""
-    six = static_scales(amax, global_amax, NORM_FOUR_OVER_SIX)
-    four = static_scales(amax * np.float32(1.5), global_amax, NORM_FOUR_OVER_SIX)
-    loss = [rounding.block_losses(w, E4M3.values[codes] * ws2, 16, backend) for codes in (six, four)]
-    return np.where(loss[1] < loss[0], four, six)
+    both = []
+    for top in (amax, amax * np.float32(1.5)):
+        codes = static_scales(top, global_amax, NORM_FOUR_OVER_SIX)
+        step = _calibrated_step(top, global_amax, E4M3.values[codes] * ws2)
+        both.append((codes, rounding.block_losses(w, step, 16, backend)))
+    return np.where(both[1][1] < both[0][1], both[1][0], both[0][0])
+
+
+def _calibrated_step(
+    amax: NDArray[np.float32], global_amax: NDArray[np.float32], exact: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The step the exporter's calibrator judges a choice by: the E4M3 round trip of amax / 6, an ulp off ``exact``.
+
+    Below 2^-24 the exporter replaces the divisor by 1; there ``exact``, what the file will mean, is used.
+    """
+    peak = global_amax * np.float32(NORM / NORM_FOUR_OVER_SIX) / _SIX
+    with np.errstate(all="ignore"):
+        up = NORM / peak
+        trip = E4M3.values[rounding.encode_scales(np.minimum(amax / _SIX * up, NORM))] * (np.float32(1) / up)
+    step = np.where(peak > np.float32(2.0**-24), trip, exact)
+    return np.where(step > 0, step, exact)

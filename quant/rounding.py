@@ -22,9 +22,9 @@ class Rule(IntEnum):
     """How a ratio w / step becomes an E2M1 code."""
 
     NEGATIVE = 0
-    """modelopt NVFP4: nearest even; the sign bit says ratio < 0, so -0.0 is code 0."""
+    """modelopt NVFP4, compressed-tensors: nearest even; the sign bit says ratio < 0, so -0.0 is code 0."""
     SIGN_BIT = 1
-    """compressed-tensors: nearest even; the sign bit is that of the weight, so -0.0 is code 8."""
+    """OCP, torchao: nearest even; the sign bit is that of the weight, so -0.0 is code 8."""
     TIES_DOWN = 2
     """modelopt MXFP4: all ties go to the smaller magnitude, and an exact zero is stored as code 8."""
 
