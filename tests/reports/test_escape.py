@@ -16,6 +16,7 @@ HOSTILE = "a\x1b[31mred\x07\u202egnp.exe\u200b\ud800\x85\u2028b"
 
 def test_what_draws_nothing_is_named():
     assert escape.visible(HOSTILE) == r"a\x1b[31mred\x07\u202egnp.exe\u200b\ud800\x85\u2028b"
+    assert escape.visible("a\u0301\u3164") == r"a\u0301\u3164"
     assert escape.visible("\U000e0041") == r"\U000e0041"
     assert escape.visible("model.layers.0.é漢 [x]") == "model.layers.0.é漢 [x]"
 

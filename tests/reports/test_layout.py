@@ -32,5 +32,10 @@ def test_folded_prose_keeps_its_words_and_fits(text, width):
     assert all(cells(part) <= width for part in parts) or cells(text) <= width
 
 
+def test_a_wide_character_takes_two_columns():
+    assert cells("漢a") == 3
+    assert fold_name("漢漢漢", 4) == ["漢漢", "漢"]
+
+
 def test_prose_breaks_between_words():
     assert fold("the codes under them are lost", 12) == ["the codes", "under them", "are lost"]
