@@ -96,3 +96,14 @@ def test_a_named_file_must_be_there_and_have_settings(tmp_path):
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="is not TOML"):
         settings.load(tmp_path / "bytes.toml")
+
+
+def test_every_key_is_described():
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text("utf-8")
+    assert [key for key in settings.KEYS if f"| `{key}` |" not in page] == []
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    import tomllib
+
+    found = settings.parse(tomllib.loads(example), Path("audit.toml"))
+    assert found.ignore == ("ACT104", "CFG109")
+    assert [e.code for e in found.exceptions] == ["SCL101"]
