@@ -10,9 +10,9 @@ import numpy as np
 
 from auditor.context import Context
 from auditor.finding import Remedy, Safety
-from auditor.formats.base import Convention
 from auditor.layer import QuantizedLayer
 from auditor.scalars import faulty, subnormal
+from quant.scheme import GlobalScale
 
 # An activation's amax outside this range was never measured on a model.
 PLAUSIBLE_AMAX = (1e-6, 1e6)
@@ -28,7 +28,7 @@ def input_faulty(value: float) -> bool:
 def amax_of(layer: QuantizedLayer, value: float) -> float:
     """The activation amax that an input scale stands for; inf where the stored divisor is 0."""
     unit = layer.format.amax_unit or 448.0
-    if layer.format.global_scale is Convention.DIVIDE:
+    if layer.format.global_scale is GlobalScale.DIVIDE:
         return unit / value if value else math.inf
     return unit * value
 

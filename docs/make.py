@@ -1,7 +1,7 @@
 """Writes docs/rules.md and docs/formats.md from the code that they describe.
 
-    python docs/make.py            write them
-    python docs/make.py --check    exit 1 when they are out of date
+python docs/make.py            write them
+python docs/make.py --check    exit 1 when they are out of date
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from auditor.formats.base import Convention, Format, all_formats
+from auditor.formats.base import Format, all_formats
 from auditor.rule import all_rules
+from quant.scheme import GlobalScale
 from reports import rulebook
 
 HERE = Path(__file__).parent
 CONVENTIONS = {
-    Convention.NONE: "code × scale",
-    Convention.MULTIPLY: "code × scale × global",
-    Convention.DIVIDE: "code × scale ÷ global",
+    GlobalScale.NONE: "code × scale",
+    GlobalScale.MULTIPLY: "code × scale × global",
+    GlobalScale.DIVIDE: "code × scale ÷ global",
 }
 
 
@@ -37,7 +38,11 @@ def rules() -> str:
 
 def formats() -> str:
     """Every layout: where its docstring stands, what its tensors are called."""
-    lines = ["# Layouts", "", "Written by `docs/make.py` from `auditor/formats`.  A layout is recognised from tensors alone:"]
+    lines = [
+        "# Layouts",
+        "",
+        "Written by `docs/make.py` from `auditor/formats`.  A layout is recognised from tensors alone:",
+    ]
     lines += ["names, dtypes and shapes.  What the configuration declares is compared afterwards.", ""]
     for fmt in all_formats():
         lines += [f"## {fmt.name}", "", *_facts(fmt), "", "| part | name ends in | dtype | |", "|---|---|---|---|"]
@@ -53,15 +58,14 @@ def _facts(fmt: Format) -> list[str]:
     if fmt.unaudited:
         return [fmt.unaudited[0].upper() + fmt.unaudited[1:] + "."]
     rows, columns = fmt.block
-    block = "one scale per tensor" if fmt.block == (0, 0) else f"one scale per {rows or 'column of'} × {columns or 'row'}"
-    facts = [
-        f"- codes {fmt.element.name if fmt.element else 'integer'}, scales {fmt.scale.name if fmt.scale else 'float'}, {block}",
-        f"- value = {CONVENTIONS[fmt.global_scale]}",
-    ]
+    block = "tensor" if fmt.block == (0, 0) else f"{rows or 'column of'} × {columns or 'row'}"
+    element, scale = fmt.element.name if fmt.element else "integer", fmt.scale.name if fmt.scale else "float"
+    facts = [f"- codes {element}, scales {scale}, one per {block}", f"- value = {CONVENTIONS[fmt.global_scale]}"]
     if fmt.axis == -2:
         facts.append("- nibbles pair and blocks run along axis -2")
     if fmt.names:
-        facts.append("- called " + ", ".join(f"`{name}` under `{method}`" for method, name in sorted(fmt.names.items())))
+        names = (f"`{name}` under `{method}`" for method, name in sorted(fmt.names.items()))
+        facts.append("- called " + ", ".join(names))
     return facts
 
 

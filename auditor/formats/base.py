@@ -11,6 +11,7 @@ from functools import cache, cached_property
 
 from auditor.tensorref import FLOAT_DTYPES
 from quant.codes import FloatCode
+from quant.scheme import GlobalScale, Scheme
 
 Shape = tuple[int, ...]
 
@@ -43,14 +44,6 @@ class Role(enum.Enum):
 SCALE_ROLES = frozenset({Role.SCALES, Role.GLOBAL, Role.INPUT, Role.OUTPUT, Role.PRE_QUANT})
 
 
-class Convention(enum.Enum):
-    """How the second-level scale enters: value = code * block_scale (*|/) global."""
-
-    NONE = "none"
-    MULTIPLY = "multiply"
-    DIVIDE = "divide"
-
-
 class GateUp(enum.Enum):
     """How a fused gate_up tensor orders its output rows."""
 
@@ -72,7 +65,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)  # there is one of each: identity is equality, and hashable
 class Format:
-    """A layout.  ``block`` is (rows, columns) of weights that share a scale, 0 meaning the whole axis.
+    """A layout.  ``scheme`` says how its numbers combine; None for the integer formats, which are not audited.
 
     ``axis`` is the axis of the stored codes along which nibbles pair and blocks run: -1 for [N, K/2], -2 for
     transposed 3-D experts [E, K/2, N].  ``names`` gives the name a quant_method uses for the same layout.
@@ -81,11 +74,7 @@ class Format:
 
     name: str
     parts: Mapping[Role, Part]
-    element: FloatCode | None = None  # None: an integer format
-    scale: FloatCode | None = None  # None: scales are floats
-    block: tuple[int, int] = (0, 0)
-    global_scale: Convention = Convention.NONE
-    packed: bool = False
+    scheme: Scheme | None = None
     axis: int = -1
     stemmed: bool = False  # names are module.<stem><suffix> rather than module.<suffix>
     gate_up: GateUp = GateUp.NONE
@@ -100,12 +89,34 @@ class Format:
         return self.names.get(method, self.name)
 
     @cached_property
-    def _fp4(self) -> bool:
-        return self.packed and self.element is not None and self.element.bits == 4
+    def element(self) -> FloatCode | None:
+        """The format of the codes, None for an integer format."""
+        return self.scheme.element if self.scheme else None
+
+    @cached_property
+    def scale(self) -> FloatCode | None:
+        """The format of the scales per block, None where they are floats."""
+        return self.scheme.scale if self.scheme else None
+
+    @cached_property
+    def global_scale(self) -> GlobalScale:
+        """What the second-level scale does."""
+        return self.scheme.global_scale if self.scheme else GlobalScale.NONE
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether two codes share a byte."""
+        return self.scheme is not None and self.scheme.packed
+
+    @cached_property
+    def block(self) -> tuple[int, int]:
+        """(rows, columns) of weights that share a scale, 0 meaning the whole axis."""
+        sizes = self.scheme.block if self.scheme else (0, 0)
+        return (1, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
 
     def is_fp4(self) -> bool:
         """Whether the codes are packed E2M1."""
-        return self._fp4
+        return self.packed
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from auditor.formats.base import FLOATS, Format, Part, Role
-from quant.codes import E4M3
+from quant.scheme import FP8_TENSOR
 
 FORMAT = Format(
     name="comfy-fp8",
@@ -12,6 +12,6 @@ FORMAT = Format(
         Role.SCALES: Part("scale_weight", FLOATS, scalar=True),
         Role.INPUT: Part("scale_input", FLOATS, scalar=True, required=False),
     },
-    element=E4M3,
+    scheme=FP8_TENSOR,
     amax_unit=448.0,
 )

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from auditor.formats.base import E8M0_BYTES, U8, Format, Part, Role
-from quant.codes import E2M1, E8M0
+from quant.scheme import MXFP4
 
 FORMAT = Format(
     name="ct-mxfp4",
     parts={Role.CODES: Part("weight_packed", U8), Role.SCALES: Part("weight_scale", E8M0_BYTES)},
-    element=E2M1,
-    scale=E8M0,
-    block=(1, 32),
-    packed=True,
+    scheme=MXFP4,
 )

@@ -5,8 +5,8 @@ Both globals are 2688 / amax, F32 of shape [1].  NVFP4A16 has no input_global_sc
 
 from __future__ import annotations
 
-from auditor.formats.base import F32, FP8, SCALARISH, U8, Convention, Format, Part, Role
-from quant.codes import E2M1, E4M3
+from auditor.formats.base import F32, FP8, SCALARISH, U8, Format, Part, Role
+from quant.scheme import NVFP4_DIVIDE
 
 FORMAT = Format(
     name="ct-nvfp4",
@@ -16,10 +16,6 @@ FORMAT = Format(
         Role.GLOBAL: Part("weight_global_scale", SCALARISH, usual=F32, scalar=True),
         Role.INPUT: Part("input_global_scale", SCALARISH, usual=F32, scalar=True, required=False),
     },
-    element=E2M1,
-    scale=E4M3,
-    block=(1, 16),
-    global_scale=Convention.DIVIDE,
-    packed=True,
+    scheme=NVFP4_DIVIDE,
     amax_unit=2688.0,
 )

@@ -6,7 +6,7 @@ Scales are F32, BF16, F16 or F8_E8M0, one per 128x128 block; blocks at the edges
 from __future__ import annotations
 
 from auditor.formats.base import FLOATS, FP8, Format, Part, Role
-from quant.codes import E4M3
+from quant.scheme import FP8_BLOCK
 
 FORMAT = Format(
     name="deepseek-fp8",
@@ -16,7 +16,6 @@ FORMAT = Format(
         Role.SCALES: Part("weight_scale_inv", FLOATS, usual=frozenset({"F32", "BF16"})),
         Role.INPUT: Part("input_scale", FLOATS, scalar=True, required=False),
     },
-    element=E4M3,
-    block=(128, 128),
+    scheme=FP8_BLOCK,
     amax_unit=448.0,
 )

@@ -7,10 +7,13 @@ from dataclasses import replace
 from auditor.formats.base import E8M0_BYTES, FP8, Part, Role
 from auditor.formats.deepseek_fp8 import FORMAT as DEEPSEEK
 from quant.codes import E8M0
+from quant.scheme import FP8_BLOCK
+
+UE8M0_BLOCK = replace(FP8_BLOCK, scale=E8M0)
 
 FORMAT = replace(
     DEEPSEEK,
     name="deepseek-fp8-ue8m0",
     parts={Role.CODES: Part("weight", FP8), Role.SCALES: Part("weight_scale_inv", E8M0_BYTES)},
-    scale=E8M0,
+    scheme=UE8M0_BLOCK,
 )

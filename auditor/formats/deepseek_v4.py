@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from auditor.formats.base import E8M0_BYTES, FP8, Format, Part, Role
-from quant.codes import E2M1, E4M3, E8M0
+from auditor.formats.deepseek_ue8m0 import UE8M0_BLOCK
+from quant.scheme import MXFP4
 
 FORMAT = Format(
     name="deepseek-v4-fp8",
     parts={Role.CODES: Part("weight", FP8), Role.SCALES: Part("scale", E8M0_BYTES)},
-    element=E4M3,
-    scale=E8M0,
-    block=(128, 128),
+    scheme=UE8M0_BLOCK,
 )
 EXPERTS = Format(
     name="deepseek-v4-fp4",
     parts={Role.CODES: Part("weight", frozenset({"I8", "U8", "F4"})), Role.SCALES: Part("scale", E8M0_BYTES)},
-    element=E2M1,
-    scale=E8M0,
-    block=(1, 32),
-    packed=True,
+    scheme=MXFP4,
 )

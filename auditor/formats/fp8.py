@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from auditor.formats.base import FLOATS, FP8, Format, Part, Role, Shape
-from quant.codes import E4M3
+from quant.scheme import FP8_BLOCK, FP8_CHANNEL, FP8_TENSOR
 
 
 def _per_tensor(shapes: Mapping[Role, Shape]) -> bool:
@@ -32,7 +32,7 @@ FORMAT = Format(
     name="modelopt-fp8",
     names={"compressed-tensors": "ct-fp8", "quark": "quark-fp8", "fp8": "fp8", "fbgemm_fp8": "fbgemm-fp8"},
     parts={Role.CODES: Part("weight", FP8), Role.SCALES: replace(_SCALE, scalar=True), Role.INPUT: _INPUT},
-    element=E4M3,
+    scheme=FP8_TENSOR,
     fits=_per_tensor,
     amax_unit=448.0,
 )
@@ -41,7 +41,7 @@ CHANNEL = replace(
     name="modelopt-fp8-channel",
     names={"compressed-tensors": "ct-fp8-channel", "quark": "quark-fp8-channel", "fbgemm_fp8": "fbgemm-fp8"},
     parts={Role.CODES: Part("weight", FP8), Role.SCALES: _SCALE, Role.INPUT: _INPUT},
-    block=(1, 0),
+    scheme=FP8_CHANNEL,
     fits=_per_channel,
 )
 BLOCK = replace(
@@ -49,6 +49,6 @@ BLOCK = replace(
     name="modelopt-fp8-block",
     names={"compressed-tensors": "ct-fp8-block", "quark": "quark-fp8-block"},
     parts={Role.CODES: Part("weight", FP8), Role.SCALES: _SCALE},
-    block=(128, 128),
+    scheme=FP8_BLOCK,
     fits=_per_block,
 )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from auditor.formats.base import E8M0_BYTES, U8, Format, GateUp, Part, Role
-from quant.codes import E2M1, E8M0
+from quant.scheme import MXFP4
 
 FORMAT = Format(
     name="gpt-oss-mxfp4",
     parts={Role.CODES: Part("_blocks", U8), Role.SCALES: Part("_scales", E8M0_BYTES)},
-    element=E2M1,
-    scale=E8M0,
-    block=(1, 32),
-    packed=True,
+    scheme=MXFP4,
     stemmed=True,
     gate_up=GateUp.INTERLEAVED,
 )

@@ -7,8 +7,8 @@ gpt-oss interleaves gate and up along N, Llama 4 concatenates them.
 
 from __future__ import annotations
 
-from auditor.formats.base import F32, FP8, SCALARISH, U8, Convention, Format, Part, Role
-from quant.codes import E2M1, E4M3
+from auditor.formats.base import F32, FP8, SCALARISH, U8, Format, Part, Role
+from quant.scheme import NVFP4
 
 FORMAT = Format(
     name="modelopt-3d",
@@ -18,11 +18,7 @@ FORMAT = Format(
         Role.GLOBAL: Part("_weight_scale_2", SCALARISH, usual=F32, scalar=True),
         Role.INPUT: Part("_input_scale", SCALARISH, usual=F32, scalar=True, required=False),
     },
-    element=E2M1,
-    scale=E4M3,
-    block=(1, 16),
-    global_scale=Convention.MULTIPLY,
-    packed=True,
+    scheme=NVFP4,
     axis=-2,
     stemmed=True,
     amax_unit=2688.0,

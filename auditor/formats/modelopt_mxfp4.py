@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from auditor.formats.base import E8M0_BYTES, SCALARISH, U8, Format, Part, Role
-from quant.codes import E2M1, E8M0
+from quant.scheme import MXFP4
 
 FORMAT = Format(
     name="modelopt-mxfp4",
@@ -13,10 +13,7 @@ FORMAT = Format(
         Role.SCALES: Part("weight_scale", E8M0_BYTES),
         Role.INPUT: Part("input_scale", SCALARISH, scalar=True, required=False),
     },
-    element=E2M1,
-    scale=E8M0,
-    block=(1, 32),
-    packed=True,
+    scheme=MXFP4,
     absent=frozenset({"weight_scale_2"}),
     amax_unit=448.0,
 )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from auditor.formats.base import E8M0_BYTES, FP8, Format, Part, Role
-from quant.codes import E4M3, E8M0
+from quant.scheme import MXFP8
 
 FORMAT = Format(
     name="modelopt-mxfp8",
     names={"compressed-tensors": "ct-mxfp8"},
     parts={Role.CODES: Part("weight", FP8), Role.SCALES: Part("weight_scale", E8M0_BYTES)},
-    element=E4M3,
-    scale=E8M0,
-    block=(1, 32),
+    scheme=MXFP8,
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from auditor.formats.base import F32, FLOATS, FP8, SCALARISH, U8, Convention, Format, Part, Role, Shape
-from quant.codes import E2M1, E4M3
+from auditor.formats.base import F32, FLOATS, FP8, SCALARISH, U8, Format, Part, Role, Shape
+from quant.scheme import NVFP4, NVFP4_BLOCK32
 
 
 def is_half(shapes: Mapping[Role, Shape]) -> bool:
@@ -34,11 +34,7 @@ _LORA = {
 FORMAT = Format(
     name="modelopt-nvfp4",
     parts=_WEIGHTS | _INPUT,
-    element=E2M1,
-    scale=E4M3,
-    block=(1, 16),
-    global_scale=Convention.MULTIPLY,
-    packed=True,
+    scheme=NVFP4,
     absent=frozenset({"pre_quant_scale", "input_scale_2", "svdquant_lora_a", "weight_quantizer._svdquant_lora_a"}),
     fits=_is_whole,
     amax_unit=2688.0,
@@ -55,7 +51,7 @@ W4A8 = replace(
     FORMAT,
     name="modelopt-w4a8",
     parts=_WEIGHTS | {Role.INPUT: replace(_INPUT[Role.INPUT], required=False)},
-    block=(1, 32),
+    scheme=NVFP4_BLOCK32,
     fits=is_half,
     amax_unit=448.0,
 )

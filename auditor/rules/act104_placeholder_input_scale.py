@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
-from auditor.formats.base import Convention
 from auditor.layer import QuantizedLayer
 from auditor.peers import UNLIKE, amax_of, float32, siblings, typical
 from auditor.rule import LayerRule
+from quant.scheme import GlobalScale
 
 _NVFP4 = {
     float32(0.5 / 2688): "modelopt's fallback (amax 0.5)",
@@ -66,6 +66,6 @@ def _placeholder(layer: QuantizedLayer, value: float | None) -> str:
     """Which placeholder a value is, "" when it is none."""
     if value is None or layer.format.unaudited:
         return ""
-    if layer.format.global_scale is Convention.MULTIPLY and layer.format.amax_unit == 2688.0:
+    if layer.format.global_scale is GlobalScale.MULTIPLY and layer.format.amax_unit == 2688.0:
         return _NVFP4.get(value, "")
     return _ONE if value == 1.0 else ""

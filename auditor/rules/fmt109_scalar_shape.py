@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
-from auditor.formats.base import Convention
 from auditor.layer import QuantizedLayer
 from auditor.rule import LayerRule
+from quant.scheme import GlobalScale
 
 
 class ScalarShape(LayerRule):
@@ -46,7 +46,7 @@ class ScalarShape(LayerRule):
             if ref.size not in (1, experts):
                 message = f"{leaf} has shape {list(ref.shape)}, one number is expected"
                 yield self.finding(ref, message, severity=Severity.ERROR, layer=layer.name)
-            elif ref.shape == () and layer.format.global_scale is Convention.DIVIDE:
+            elif ref.shape == () and layer.format.global_scale is GlobalScale.DIVIDE:
                 message = f"{leaf} is a 0-d scalar, compressed-tensors' loaders expect shape [1]"
                 fix = Remedy(Safety.EXACT, "shape [1] in the header; the shard is rewritten")
                 yield self.finding(ref, message, fix=fix, layer=layer.name)

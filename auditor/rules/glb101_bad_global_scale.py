@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
-from auditor.formats.base import Convention
 from auditor.layer import QuantizedLayer
 from auditor.rule import LayerRule
 from auditor.scalars import describe, faulty
+from quant.scheme import GlobalScale
 
 
 class BadGlobalScale(LayerRule):
@@ -53,7 +53,7 @@ class BadGlobalScale(LayerRule):
             f"{ref.name.rpartition('.')[2]} is {what}" if len(values) == 1 else f"{len(bad)} of {len(values)}: {what}"
         )
         zeroed = all(
-            v == 0 or (math.isinf(v) and layer.format.global_scale is Convention.DIVIDE)
+            v == 0 or (math.isinf(v) and layer.format.global_scale is GlobalScale.DIVIDE)
             for v in (values[i] for i in bad)
         )
         fix = Remedy(Safety.RESTORED, "requantise the layer from the source")

@@ -8,12 +8,12 @@ from typing import NamedTuple
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
-from auditor.formats.base import Convention
 from auditor.groups import FusedSet
 from auditor.layer import QuantizedLayer
 from auditor.rule import GroupRule
 from auditor.scalars import faulty
 from auditor.tensorref import TensorRef
+from quant.scheme import GlobalScale
 
 
 class FusedGlobalMismatch(GroupRule):
@@ -88,7 +88,7 @@ class _Known(NamedTuple):
 
 
 def _fix(ratios: list[float], member: QuantizedLayer) -> Remedy:
-    word = "smallest divisor" if member.format.global_scale is Convention.DIVIDE else "largest scale"
+    word = "smallest divisor" if member.format.global_scale is GlobalScale.DIVIDE else "largest scale"
     if all(ratio.hex().startswith("0x1.0000000000000p") for ratio in ratios):
         return Remedy(Safety.EXACT, f"the {word} for all, block scales shifted: the ratio is a power of two")
     return Remedy(Safety.BOUNDED, f"the {word} for all, block scales re-rounded, codes untouched")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Severity
-from auditor.formats.base import Convention
 from auditor.layer import QuantizedLayer
 from auditor.rule import LayerRule
 from auditor.scalars import faulty
+from quant.scheme import GlobalScale
 
 
 class InvertedTwice(LayerRule):
@@ -41,7 +41,7 @@ class InvertedTwice(LayerRule):
         ref, values = layer.global_scale, ctx.values(layer.global_scale)
         if ref is None or not values or not layer.format.is_fp4():
             return
-        divides = layer.format.global_scale is Convention.DIVIDE
+        divides = layer.format.global_scale is GlobalScale.DIVIDE
         odd = [i for i, v in enumerate(values) if not faulty(v) and (v < 1 if divides else v > 1)]
         if not odd:
             return
