@@ -92,7 +92,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             checkpoint = _from_index(path)
         elif path.is_file() and path.name.endswith(SUFFIX):
             checkpoint = Checkpoint(path.parent, str(path), whole=False)
-            _read_shards(checkpoint, [path.name])
+            _read_shards(checkpoint, [path.name], {path.name})
         elif os.path.lexists(path):
             raise CheckpointError(f"{path}: neither a folder, nor a {SUFFIX} file, nor an index")
         else:
@@ -121,7 +121,7 @@ def _from_folder(root: Path) -> Checkpoint:
             checkpoint.stray = [n for n in shards if n not in known]
     elif SINGLE in shards:
         checkpoint.stray = [n for n in shards if n != SINGLE]
-    _read_shards(checkpoint, shards)
+    _read_shards(checkpoint, shards, set(names))
     return checkpoint
 
 
@@ -130,7 +130,7 @@ def _from_index(path: Path) -> Checkpoint:
     checkpoint.index = _read_index(checkpoint, path)
     if checkpoint.index.problem:
         raise CheckpointError(f"{path}: {checkpoint.index.problem}")
-    _read_shards(checkpoint, sorted(set(checkpoint.index.weight_map.values())))
+    _read_shards(checkpoint, [], set(os.listdir(path.parent)))
     return checkpoint
 
 
@@ -163,14 +163,15 @@ def is_file_name(value: str) -> bool:
     return bool(value) and value not in (".", "..") and not any(c in value for c in "/\\\0") and len(value) <= 255
 
 
-def _read_shards(checkpoint: Checkpoint, names: list[str]) -> None:
+def _read_shards(checkpoint: Checkpoint, names: list[str], present: set[str]) -> None:
+    """Read these shards and those that the index names; ``present`` is what the folder holds."""
     wanted = checkpoint.index.shards() if checkpoint.index else set()
     tensors = 0
     for name in sorted(wanted.union(names)):
-        path = checkpoint.root / name
-        if not os.path.lexists(path):
+        if name not in present:
             checkpoint.missing[name] = 0
             continue
+        path = checkpoint.root / name
         try:
             if tensors > MAX_TENSORS:
                 raise CheckpointError(f"{name}: not read: the shards before it hold over {MAX_TENSORS} tensors")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from auditor.context import Context
 from auditor.filerule import FileRule
 from auditor.finding import Finding, Severity
+
+_SHOWN = 100
 
 
 class MissingShard(FileRule):
@@ -42,8 +45,11 @@ class MissingShard(FileRule):
         for name, file in index.weight_map.items():
             if file in ctx.checkpoint.missing and name in ctx.checkpoint.tensors:
                 elsewhere[file] = elsewhere.get(file, 0) + 1
-        for file, count in ctx.checkpoint.missing.items():
+        for file, count in islice(ctx.checkpoint.missing.items(), _SHOWN):
             message = f"named by {index.file} for {count} tensors, not in the folder"
             if file in elsewhere:
                 message += f"; {elsewhere[file]} of them are in other shards"
             yield self.file_finding(file, message, count=max(1, count))
+        if len(ctx.checkpoint.missing) > _SHOWN:
+            rest = len(ctx.checkpoint.missing) - _SHOWN
+            yield self.file_finding(index.file, f"{rest} more files that it names are not in the folder", count=rest)
