@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from auditor.agreement import contradiction
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.declared import Activation, Algorithm, Declared, Family
@@ -50,7 +51,7 @@ class NoInputScale(CheckpointRule):
             algorithm = ctx.declared.algo_for(layer.name)
             if layer.format.unaudited or algorithm is None or algorithm.activation is not Activation.STATIC:
                 continue
-            if ctx.declared.exclusion(layer.name) is None:
+            if ctx.declared.exclusion(layer.name) is None and not contradiction(layer, algorithm, ctx.declared):
                 by_algorithm.setdefault(algorithm, []).append(layer)
         for algorithm, layers in by_algorithm.items():
             if any(layer.get(Role.INPUT) for layer in layers):
