@@ -44,8 +44,7 @@ def is_half_by_fault(layer: QuantizedLayer, declared: Declared) -> bool:
     """Whether an NVFP4 layer has one scale per 32 weights though nothing declares W4A8's blocks of 32."""
     if layer.format.name != "modelopt-w4a8":
         return False
-    blocks = getattr(declared, "has_blocks_of_32", None)
-    return blocks is not None and not blocks(layer.name)
+    return not declared.has_blocks_of_32(layer.name)
 
 
 def is_transposed(layer: QuantizedLayer) -> bool:
