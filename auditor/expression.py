@@ -74,6 +74,8 @@ class Parser:
         low, high = self.bounds()
         if (low, high) == (1, 1):
             return piece
+        if self.nodes[piece[0]].kind in ("bol", "eol"):
+            raise RefusedError("a quantifier on an anchor")
         if self.peek() and self.peek() in "*+?{":
             if self.peek() != "?":
                 raise RefusedError("a quantifier on a quantifier")
