@@ -1,10 +1,6 @@
 """The Hessian-weighted sweep in Numba: lanes are rows, which share the matrix of their K block.
 
-Pruning.  With H symmetrised (dwᵀ H dw does not see the rest), dwᵀ H dw ≥ λ · |dw|² for its least eigenvalue λ.
-|dw|² itself is bounded from below: going up by the squares of the elements that round to zero, whose number only
-grows; going down by the loss of the clipped amax.  ``floor`` takes off λ what float32 rounding of the 272 products
-may hide (33 roundings of 2^-24 each, doubled, times the largest row sum of |H|), so the bound holds for the
-rounded loss too.  Where nothing positive is left, all 126 candidates are tried.
+It is pruned by the bounds in ``bounds``.
 """
 
 from __future__ import annotations
@@ -16,23 +12,14 @@ from numpy.typing import NDArray
 from quant import threads
 from quant.floats import LAYOUT, Floats, flat_words
 from quant.sweep import candidates
+from quant.sweep.bounds import LEAST, floor
 from quant.sweep.cpu import LANES, load, start_lanes
 
 _F = np.float32
 _ZERO, _ONE, _TWO, _FOUR, _SIX, _INF = _F(0), _F(1), _F(2), _F(4), _F(6), _F(np.inf)
 _HALVES, _ONES, _TWOS = _F(1.5 * 2**22), _F(1.5 * 2**23), _F(1.5 * 2**24)
 _QUARTER = _F(0.25)
-_MARGIN = 66 * 2.0**-24
-_LEAST = _F(1e-30)  # below this, underflow could outweigh the margin
-
-
-def floor(hessian_CBB: NDArray[np.float32]) -> NDArray[np.float32]:
-    """float32 [C]: f with rounded loss ≥ f · |dw|² for each K block's matrix; 0 where there is no such bound."""
-    wide = hessian_CBB.astype(np.float64)
-    least = np.linalg.eigvalsh((wide + wide.transpose(0, 2, 1)) / 2)[:, 0]
-    size = np.maximum(np.abs(wide).sum(1).max(-1), np.abs(wide).sum(2).max(-1))
-    bound = (least - _MARGIN * size) * (1 - 1e-5)
-    return np.where(bound > _LEAST, bound, 0).astype(np.float32)
+_LEAST = LEAST
 
 
 def best_codes(
@@ -118,14 +105,14 @@ def _sweep(  # type: ignore[no-untyped-def]
             best[:] = _INF
             winner[:] = 0
             lanes = (a, negative, hessian[column], scale, bound[column], step, err, row)
-            work += (_up(lanes, low, best, winner) + _down(lanes, top, amax, low, best, winner)) * count
+            work += (_up(lanes, amax, low, best, winner) + _down(lanes, top, amax, low, best, winner)) * count
             for lane in range(count):
                 out[group + lane, column] = winner[lane] + 1
     return work
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
-def _up(lanes, low, best, winner):  # type: ignore[no-untyped-def]
+def _up(lanes, amax, low, best, winner):  # type: ignore[no-untyped-def]
     a, negative, hessian, scale, bound, step, err, row = lanes
     loss, kept = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     up = 0
@@ -138,7 +125,8 @@ def _up(lanes, low, best, winner):  # type: ignore[no-untyped-def]
             better = loss[lane] < best[lane]
             winner[lane] = min(low[lane] + up, 125) if better else winner[lane]
             best[lane] = loss[lane] if better else best[lane]
-            going += 1 if low[lane] + up < 125 and not bound * kept[lane] > max(best[lane], _LEAST) else 0
+            if low[lane] + up < 125 and amax[lane] > _ZERO and not bound * kept[lane] > max(best[lane], _LEAST):
+                going += 1
         up += 1
         if going == 0:
             return up

@@ -1,0 +1,205 @@
+# mypy: ignore-errors
+"""The Hessian-weighted sweep in Triton: a lane is a row, a program a K block; pruned as in ``cpu_hessian``."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from quant.sweep import candidates
+from quant.sweep.bounds import floor
+from quant.sweep.cuda import first_unclipped, round_e2m1
+
+_CONFIGS = [triton.Config({"T": rows}, num_warps=warps) for rows, warps in ((32, 1), (64, 2), (128, 4))]
+_INTERPRETED = 32
+
+
+def best_codes(w: torch.Tensor, global_amax: np.ndarray, hessian: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Best codes, uint8 [E, R, C], and candidates evaluated, int32 [E, R, C], both on the device of ``w``.
+
+    ``w``: [E, R, C, 16], contiguous, finite; ``global_amax``: float32 [E]; ``hessian``: float32 [C, 16, 16].
+    """
+    experts, rows, columns = w.shape[:3]
+    code = torch.empty((experts, rows, columns), dtype=torch.uint8, device=w.device)
+    tried = torch.empty((experts, rows, columns), dtype=torch.int32, device=w.device)
+    bound = torch.from_numpy(floor(hessian.cpu().numpy())).to(w.device)
+    hessian = hessian.to(w.device).contiguous()
+    for e in range(experts if rows * columns else 0):
+        scale = candidates.scales(global_amax[e])
+        safe = bool(scale[0] >= candidates.SAFE_SCALE)
+        table = torch.from_numpy(scale).to(w.device)
+        args = (w[e], table, hessian, bound, code[e], tried[e], rows, columns, safe)
+        if w.is_cuda:
+            with torch.cuda.device(w.device):
+                _tuned[lambda meta: (triton.cdiv(rows, meta["T"]), columns)](*args, enable_fp_fusion=False)
+        else:
+            _sweep[(triton.cdiv(rows, _INTERPRETED), columns)](*args, T=_INTERPRETED)
+    return code, tried
+
+
+@triton.jit
+def _error(w, scale):
+    a = tl.abs(w)
+    err = a - round_e2m1(tl.div_rn(a, scale)) * scale
+    return tl.where(w >= 0.0, err, -err)
+
+
+@triton.jit
+def _row(h_ptr, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15):
+    total = tl.load(h_ptr) * d0
+    total = total + tl.load(h_ptr + 1) * d1
+    total = total + tl.load(h_ptr + 2) * d2
+    total = total + tl.load(h_ptr + 3) * d3
+    total = total + tl.load(h_ptr + 4) * d4
+    total = total + tl.load(h_ptr + 5) * d5
+    total = total + tl.load(h_ptr + 6) * d6
+    total = total + tl.load(h_ptr + 7) * d7
+    total = total + tl.load(h_ptr + 8) * d8
+    total = total + tl.load(h_ptr + 9) * d9
+    total = total + tl.load(h_ptr + 10) * d10
+    total = total + tl.load(h_ptr + 11) * d11
+    total = total + tl.load(h_ptr + 12) * d12
+    total = total + tl.load(h_ptr + 13) * d13
+    total = total + tl.load(h_ptr + 14) * d14
+    return total + tl.load(h_ptr + 15) * d15
+
+
+@triton.jit
+def _quadratic(h_ptr, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15):
+    total = _row(h_ptr, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d0
+    total = total + _row(h_ptr + 16, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d1
+    total = total + _row(h_ptr + 32, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d2
+    total = total + _row(h_ptr + 48, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d3
+    total = total + _row(h_ptr + 64, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d4
+    total = total + _row(h_ptr + 80, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d5
+    total = total + _row(h_ptr + 96, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d6
+    total = total + _row(h_ptr + 112, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d7
+    total = total + _row(h_ptr + 128, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d8
+    total = total + _row(h_ptr + 144, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d9
+    total = total + _row(h_ptr + 160, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d10
+    total = total + _row(h_ptr + 176, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d11
+    total = total + _row(h_ptr + 192, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d12
+    total = total + _row(h_ptr + 208, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d13
+    total = total + _row(h_ptr + 224, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d14
+    total = total + _row(h_ptr + 240, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15) * d15
+    return tl.where(total == total, total, float("inf"))
+
+
+@triton.jit
+def _loss(h_ptr, scale, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15):
+    d0 = _error(a0, scale)
+    d1 = _error(a1, scale)
+    d2 = _error(a2, scale)
+    d3 = _error(a3, scale)
+    d4 = _error(a4, scale)
+    d5 = _error(a5, scale)
+    d6 = _error(a6, scale)
+    d7 = _error(a7, scale)
+    d8 = _error(a8, scale)
+    d9 = _error(a9, scale)
+    d10 = _error(a10, scale)
+    d11 = _error(a11, scale)
+    d12 = _error(a12, scale)
+    d13 = _error(a13, scale)
+    d14 = _error(a14, scale)
+    d15 = _error(a15, scale)
+    return _quadratic(h_ptr, d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15)
+
+
+@triton.jit
+def _square_if_flushed(w, scale):
+    return tl.where(tl.div_rn(tl.abs(w), scale) <= 0.25, w * w, 0.0)
+
+
+@triton.jit
+def _kept(scale, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15):
+    total = _square_if_flushed(a0, scale)
+    total += _square_if_flushed(a1, scale)
+    total += _square_if_flushed(a2, scale)
+    total += _square_if_flushed(a3, scale)
+    total += _square_if_flushed(a4, scale)
+    total += _square_if_flushed(a5, scale)
+    total += _square_if_flushed(a6, scale)
+    total += _square_if_flushed(a7, scale)
+    total += _square_if_flushed(a8, scale)
+    total += _square_if_flushed(a9, scale)
+    total += _square_if_flushed(a10, scale)
+    total += _square_if_flushed(a11, scale)
+    total += _square_if_flushed(a12, scale)
+    total += _square_if_flushed(a13, scale)
+    total += _square_if_flushed(a14, scale)
+    total += _square_if_flushed(a15, scale)
+    return total
+
+
+@triton.jit
+def _load(w_ptr, at, live):
+    return tl.load(w_ptr + at, mask=live, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _sweep(
+    w_ptr, scale_ptr, hessian_ptr, bound_ptr, code_ptr, tried_ptr, rows, columns, safe: tl.constexpr, T: tl.constexpr
+):
+    column = tl.program_id(1)
+    r = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
+    live, at, h_ptr, bound = (
+        r < rows,
+        (r * columns + column) * 16,
+        hessian_ptr + column * 256,
+        tl.load(bound_ptr + column),
+    )
+    a0 = _load(w_ptr, at + 0, live)
+    a1 = _load(w_ptr, at + 1, live)
+    a2 = _load(w_ptr, at + 2, live)
+    a3 = _load(w_ptr, at + 3, live)
+    a4 = _load(w_ptr, at + 4, live)
+    a5 = _load(w_ptr, at + 5, live)
+    a6 = _load(w_ptr, at + 6, live)
+    a7 = _load(w_ptr, at + 7, live)
+    a8 = _load(w_ptr, at + 8, live)
+    a9 = _load(w_ptr, at + 9, live)
+    a10 = _load(w_ptr, at + 10, live)
+    a11 = _load(w_ptr, at + 11, live)
+    a12 = _load(w_ptr, at + 12, live)
+    a13 = _load(w_ptr, at + 13, live)
+    a14 = _load(w_ptr, at + 14, live)
+    a15 = _load(w_ptr, at + 15, live)
+    amax = tl.maximum(tl.maximum(tl.abs(a0), tl.abs(a1)), tl.maximum(tl.abs(a2), tl.abs(a3)))
+    amax = tl.maximum(amax, tl.maximum(tl.maximum(tl.abs(a4), tl.abs(a5)), tl.maximum(tl.abs(a6), tl.abs(a7))))
+    amax = tl.maximum(amax, tl.maximum(tl.maximum(tl.abs(a8), tl.abs(a9)), tl.maximum(tl.abs(a10), tl.abs(a11))))
+    amax = tl.maximum(amax, tl.maximum(tl.maximum(tl.abs(a12), tl.abs(a13)), tl.maximum(tl.abs(a14), tl.abs(a15))))
+    low = tl.zeros_like(amax).to(tl.int32)
+    if safe:
+        low = tl.where(bound > 0.0, first_unclipped(scale_ptr, amax), low)
+    best = tl.full([T], float("inf"), tl.float32)
+    winner, up, going = tl.zeros([T], tl.int32), 0, 1
+    while going > 0:
+        k = tl.minimum(low + up, 125)
+        scale = tl.load(scale_ptr + k)
+        loss = _loss(h_ptr, scale, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15)
+        winner = tl.where(loss < best, k, winner)
+        best = tl.where(loss < best, loss, best)
+        kept = bound * _kept(scale, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15) > tl.maximum(
+            best, 1e-30
+        )
+        going = tl.max(((low + up < 125) & (amax > 0.0) & (kept == 0)).to(tl.int32))
+        up += 1
+    down = 1
+    clipped = amax - 6.0 * tl.load(scale_ptr + tl.maximum(low - down, 0))
+    while tl.max(((low >= down) & (bound * (clipped * clipped) <= tl.maximum(best, 1e-30))).to(tl.int32)) > 0:
+        k = tl.maximum(low - down, 0)
+        loss = _loss(
+            h_ptr, tl.load(scale_ptr + k), a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15
+        )
+        winner = tl.where(loss <= best, k, winner)
+        best = tl.where(loss <= best, loss, best)
+        down += 1
+        clipped = amax - 6.0 * tl.load(scale_ptr + tl.maximum(low - down, 0))
+    tl.store(code_ptr + r * columns + column, (winner + 1).to(tl.uint8), mask=live)
+    tl.store(tried_ptr + r * columns + column, tl.full([T], 0, tl.int32) + up + down - 1, mask=live)
+
+
+_tuned = triton.autotune(configs=_CONFIGS, key=["rows", "columns"])(_sweep)
