@@ -87,9 +87,11 @@ def _ct_algorithm(layout: str, group: Json) -> Algorithm:
     bits, kind, strategy = weights.get("num_bits"), weights.get("type"), text(weights.get("strategy")).lower()
     size = positive(weights.get("group_size"))
     family = Family.UNKNOWN
-    if layout.startswith("nvfp4") or (bits == 4 and kind == "float" and strategy == "tensor_group"):
+    if (layout.startswith("nvfp4") and bits in (4, None)) or (
+        bits == 4 and kind == "float" and strategy == "tensor_group"
+    ):
         family = Family.NVFP4
-    elif layout.startswith("mxfp4") or (bits == 4 and kind == "float" and size == 32):
+    elif (layout.startswith("mxfp4") and bits in (4, None)) or (bits == 4 and kind == "float" and size == 32):
         family = Family.MXFP4
     elif layout.startswith("mxfp8") or (bits == 8 and kind == "float" and strategy == "group" and size == 32):
         family = Family.MXFP8
