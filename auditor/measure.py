@@ -46,7 +46,10 @@ class Task(NamedTuple):
     @property
     def grain(self) -> int:
         """Cuts fall on multiples of this many bytes, so that no element and no block is split."""
-        return max(64, self.unit * self.inner) if self.inner > 1 else 64
+        if self.inner == 1:
+            return 64
+        block = max(1, self.unit * self.inner)
+        return block * -(-64 // block)
 
 
 class Unit(NamedTuple):
@@ -86,7 +89,8 @@ def units(path: Path, tasks: Iterable[Task]) -> Iterator[Unit]:
                 rest = rest._replace(start=rest.start + cut, nbytes=rest.nbytes - cut, at=rest.at + cut)
             elif rest.grain > UNIT:  # one row of blocks is larger than a unit: it is read whole, unexamined
                 rest = rest._replace(unit=0, inner=1)
-            yield Unit(str(path), tuple(batch))
+            if batch:
+                yield Unit(str(path), tuple(batch))
             batch, room = [], UNIT
         if rest.nbytes or not task.nbytes:
             batch.append(rest)
@@ -99,16 +103,12 @@ def run_unit(unit: Unit) -> UnitResult:
     """Read and measure one unit.  Never raises on a bad file: the tensors it could not read are named."""
     result = UnitResult([], 0, {})
     read = 0
-    pending = list(unit.tasks)
     try:
         with opened(Path(unit.path)) as file:
             for fill in _fills(unit.tasks):
                 read += _run_fill(file, fill, result)
-                while pending and pending[0].start + pending[0].nbytes <= fill.start + fill.nbytes:
-                    pending.pop(0)
     except CheckpointError as error:
-        for task in pending:
-            result.failed[task.tensor] = str(error)
+        result.failed.update((task.tensor, str(error)) for task in unit.tasks)
     return result._replace(bytes_read=read)
 
 
@@ -144,8 +144,15 @@ def _fills(tasks: Iterable[Task]) -> Iterator[_Fill]:
 
 
 def _run_fill(file: LocalFile, fill: _Fill, result: UnitResult) -> int:
+    """Bytes read.  Where a read fails, its ranges are read one by one: only those that are hit are lost."""
     buffer = _buffer(fill.nbytes)
-    file.read_into(fill.start, memoryview(buffer)[: fill.nbytes])
+    try:
+        file.read_into(fill.start, memoryview(buffer)[: fill.nbytes])
+    except CheckpointError as error:
+        if len(fill.parts) > 1:
+            return sum(_run_fill(file, _Fill(part.start, part.nbytes, [part]), result) for part in fill.parts)
+        result.failed.setdefault(fill.parts[0].tensor, str(error))
+        return 0
     for part in fill.parts:
         offset = part.start - fill.start
         chunk = np.frombuffer(buffer, np.uint8, part.nbytes, offset)
@@ -181,8 +188,8 @@ def run(
     total = sum(task.nbytes for tasks in work.values() for task in tasks)
     measured = Measured()
     done = 0
-    for result in _results(todo, total, executor, jobs):
-        done += result.bytes_read
+    for unit, result in zip(todo, _results(todo, total, executor, jobs), strict=True):
+        done += sum(task.nbytes for task in unit.tasks)
         measured.bytes_read += result.bytes_read
         measured.failed.update(result.failed)
         for tensor, _, stats in result.stats:
@@ -192,7 +199,7 @@ def run(
             else:
                 known.merge(stats)  # type: ignore[arg-type]
         if progress:
-            progress(min(done, total), total)
+            progress(done, total)
     for tensor in measured.failed:
         measured.stats.pop(tensor, None)
     return measured

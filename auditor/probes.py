@@ -78,7 +78,10 @@ class ByteStats:
 
 @dataclass(slots=True)
 class FloatStats:
-    """A float tensor.  ``low``/``high``: range of the finite positive values (of magnitudes under FINITE)."""
+    """A float tensor.  Under FINITE only ``size``, ``nan`` and ``inf`` are counted.
+
+    ``low``/``high``: range of the finite positive values, inf and 0 when there are none.
+    """
 
     size: int = 0
     nan: Hits = field(default_factory=Hits)
@@ -221,9 +224,10 @@ def decode_floats(raw: bytes | Bytes, dtype: str) -> NDArray[np.float64]:
     """The values of a small float tensor as float64; exact for every dtype."""
     bits = _FLOAT_BITS[dtype]
     codes = np.frombuffer(raw, bits.code) if isinstance(raw, bytes) else raw.view(bits.code)
-    if dtype == "BF16":
-        return (codes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return codes.view(bits.value).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one, which is all that is asked
+        if dtype == "BF16":
+            return (codes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return codes.view(bits.value).astype(np.float64)
 
 
 def _floats(chunk: Bytes, at: int, dtype: str, detail: bool) -> FloatStats:
