@@ -277,3 +277,12 @@ def test_nothing_is_quantised(tmp_path: Path) -> None:
 def test_the_second_file_alone_declares(tmp_path: Path) -> None:
     assert codes(write(tmp_path, quantised(), None, HF)) == []
     assert codes(write(tmp_path, quantised(inputs=False), None, HF)) == [("CFG101", "error")]
+
+
+def test_an_object_that_cannot_be_read_is_told_once(tmp_path: Path) -> None:
+    assert codes(write(tmp_path, quantised(), "a string")) == [("CFG114", "error")]
+
+
+def test_an_entry_may_name_a_module_without_a_weight(tmp_path: Path) -> None:
+    tensors: dict[str, Spec] = quantised() | {"model.layers.0.mixer.A_log": ("F32", [4])}
+    assert findings(write(tmp_path, tensors, {**MODELOPT, "ignore": ["lm_head", "model.layers.0.mixer"]})) == []

@@ -245,3 +245,8 @@ def test_two_algorithms_inside_a_fused_set(tmp_path: Path) -> None:
     config["quantized_layers"][MODULES[5]] = {"quant_algo": "FP8"}
     tensors = {k: v for k, v in mixed().items() if not k.startswith(MODULES[5])} | fp8(MODULES[5])
     assert codes(write(tmp_path, tensors, config)) == [("CFG105", "error")]
+
+
+def test_some_layers_without_a_scale_are_another_rules_matter(tmp_path: Path) -> None:
+    tensors = {k: v for k, v in quantised().items() if not ("layers.1" in k and k.endswith("input_scale"))}
+    assert codes(write(tmp_path, tensors)) == []
