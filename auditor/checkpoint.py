@@ -39,7 +39,7 @@ class Index:
 
     file: str
     weight_map: dict[str, str] = field(default_factory=dict)
-    unsafe: dict[str, str] = field(default_factory=dict)  # tensor -> value that is not a file name inside
+    unsafe: dict[str, str] = field(default_factory=dict)  # tensor -> what it is mapped to, for a message
     problem: str = ""
     total_size: int | None = None
 
@@ -154,7 +154,7 @@ def _read_index(checkpoint: Checkpoint, path: Path) -> Index:
         if isinstance(file, str) and (file in names or is_file_name(file)):
             index.weight_map[tensor] = names.setdefault(file, file)
         else:
-            index.unsafe[tensor] = file[:200] if isinstance(file, str) else f"a JSON {type(file).__name__}"
+            index.unsafe[tensor] = repr(file[:200]) if isinstance(file, str) else f"a JSON {type(file).__name__}"
     return index
 
 

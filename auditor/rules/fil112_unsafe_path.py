@@ -36,5 +36,5 @@ class UnsafePath(FileRule):
         checkpoint = ctx.checkpoint
         for index in [checkpoint.index, *checkpoint.other_indices]:
             if index is not None:
-                found = ((n, f"{quoted(n)} is mapped to {quoted(v)}") for n, v in index.unsafe.items())
+                found = ((n, f"{quoted(n)} is mapped to {v}") for n, v in index.unsafe.items())
                 yield from self.listed(index.file, found, len(index.unsafe))

@@ -134,6 +134,11 @@ def test_length_of_the_header_is_bounded() -> None:
         ({"a": ONE | {"shape": [1 << 63, 2, 0], "data_offsets": [0, 0]}}, 0, "overflows 64 bits"),
         ({"a": ONE | {"data_offsets": [4, 0]}}, 4, "run backwards"),
         ({"a": ONE, "b": ONE}, 4, "overlap the tensor before it"),
+        (
+            {"a": ONE, "b": OTHER | {"data_offsets": [3, 7]}},
+            7,
+            "bytes 3..7 overlap the tensor before it, which ends at 4",
+        ),
         ({"a": ONE, "b": {"dtype": "U8", "shape": [0], "data_offsets": [2, 2]}}, 4, "overlap"),
     ],
 )

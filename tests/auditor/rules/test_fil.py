@@ -1,0 +1,310 @@
+"""Rules about files: each is silent on a sound checkpoint, and says file, tensor and value on its own defect."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auditor.audit import Depth
+from auditor.filerule import LISTED
+from auditor.finding import Finding, Safety, Severity
+from auditor.rule import all_rules
+from tests.auditor.shards import (
+    codes,
+    entries,
+    file_bytes,
+    file_findings,
+    layer,
+    read_index,
+    sound,
+    write_index,
+    write_sharded,
+)
+
+A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_sharded(tmp_path, {A: ["m.0.gate_proj", "m.0.down_proj"], B: ["m.0.up_proj"]})
+    return tmp_path
+
+
+def only(root: Path, code: str, depth: Depth = Depth.HEADERS) -> list[Finding]:
+    """Findings of one rule, when no other rule about files has any."""
+    found = file_findings(root, depth)
+    assert {f.code for f in found} == {code}
+    return found
+
+
+def remap(root: Path, **changes: Any) -> None:
+    """Change the index: tensor -> file, None to drop the tensor."""
+    content = read_index(root)
+    content["weight_map"] = {k: v for k, v in (content["weight_map"] | changes).items() if v is not None}
+    content["metadata"] = {}
+    write_index(root, **content)
+
+
+@pytest.mark.parametrize("depth", list(Depth))
+def test_a_sound_checkpoint_has_no_findings(root: Path, depth: Depth) -> None:
+    assert codes(root, depth) == []
+    assert codes(root / A, depth) == []
+    assert codes(root / INDEX, depth) == []
+
+
+def test_every_rule_about_files_has_its_page() -> None:
+    rules = [rule for rule in all_rules() if rule.code.startswith("FIL")]
+    assert len(rules) == 18
+    for rule in rules:
+        page = rule.page()
+        for section in ("What it checks", "Why it matters", "What engines do", "Fix", "References"):
+            assert f"## {section}" in page
+        assert rule.needs is Depth.HEADERS
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "words"),
+    [
+        (lambda raw: raw[:5], "FIL101", "offset 0: the file holds 5 bytes"),
+        (lambda raw: b"", "FIL101", "holds 0 bytes"),
+        (lambda raw: b"version https://git-lfs.github.com/spec/v1\n", "FIL101", "over the format's limit"),
+        (lambda raw: b"\xff" * 8 + raw[8:], "FIL101", "18446744073709551615 is over the format's limit of 100000000"),
+        (lambda raw: raw.replace(b'"U8"', b"'U8'", 1), "FIL101", "0x27 where a string should be"),
+        (lambda raw: raw.replace(b'"pt"', b"1234"), "FIL101", "metadata 'format' is not a string"),
+        (lambda raw: raw.replace(b"m.0", b"m.\xff", 1), "FIL101", "0xFF is not UTF-8"),
+        (lambda raw: raw + b"\0", "FIL102", "1 bytes after the last tensor"),
+        (lambda raw: raw[:-1], "FIL102", "1 of 4 tensors cannot be read, the first 'm.0.up_proj.input_scale'"),
+        (lambda raw: raw[:100], "FIL102", "reaches past the end of the file (100 bytes)"),
+        (lambda raw: raw.replace(b"F8_E4M3", b"F8_E4M9"), "FIL103", "dtype 'F8_E4M9' is unknown"),
+        (lambda raw: raw.replace(b'"F32"', b'"F16"', 1), "FIL103", "needs 2 bytes, data_offsets 72..76 give 4"),
+        (lambda raw: raw.replace(b"[4,16]", b"[6,16]", 1), "FIL103", "needs 96 bytes, data_offsets 0..64 give 64"),
+        (lambda raw: raw.replace(b"[0,64]", b"[64,0]", 1), "FIL103", "run backwards"),
+    ],
+)  # fmt: skip
+def test_a_damaged_shard(root: Path, damage: Callable[[bytes], bytes], code: str, words: str) -> None:
+    raw = (root / B).read_bytes()
+    (root / B).write_bytes(damage(raw))
+    found = [f for f in file_findings(root) if f.code == code]
+    assert [f.shard for f in found][:1] == [B]
+    assert any(words in f.message and "offset" in f.message for f in found), found
+    assert all(f.severity is Severity.ERROR for f in found)
+
+
+def test_a_name_that_occurs_twice(tmp_path: Path) -> None:
+    one = json.dumps(entries({"a.weight": ("U8", [4])}))[1:-1]
+    (tmp_path / SINGLE).write_bytes(file_bytes(f"{{{one},{one}}}".encode(), bytes(4)))
+    (finding,) = only(tmp_path, "FIL104")
+    assert (finding.tensor, finding.shard) == ("a.weight", SINGLE)
+    assert "here and at offset 9" in finding.message
+
+
+def test_unknown_keys_are_information(tmp_path: Path) -> None:
+    table = entries({"a.weight": ("U8", [4])})
+    table["a.weight"]["note"] = "x"
+    (tmp_path / SINGLE).write_bytes(file_bytes(table, bytes(4)))
+    (finding,) = only(tmp_path, "FIL118")
+    assert finding.severity is Severity.INFO
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_tensor_in_two_shards(root: Path, same: bool) -> None:
+    extra: dict[str, Any] = {"m.0.gate_proj.input_scale": ("F32", [])}
+    (root / B).write_bytes(sound(layer("m.0.up_proj") | extra, fill=0x38 if same else 0x39))
+    (shallow,) = only(root, "FIL105")
+    assert (shallow.severity, shallow.tensor, shallow.shard) == (Severity.WARNING, "m.0.gate_proj.input_scale", B)
+    assert f"in {A}, where the index puts it" in shallow.message
+    (deep,) = only(root, "FIL105", Depth.SCALARS)
+    assert deep.severity is (Severity.WARNING if same else Severity.ERROR)
+
+
+def test_copies_of_another_shape_are_an_error(root: Path) -> None:
+    (root / B).write_bytes(sound(layer("m.0.up_proj") | {"m.0.gate_proj.input_scale": ("F32", [2])}))
+    (finding,) = only(root, "FIL105")
+    assert finding.severity is Severity.ERROR
+    assert "there F32 [], here F32 [2]" in finding.message
+
+
+def test_many_copies_are_a_few_findings(tmp_path: Path) -> None:
+    tensors: dict[str, Any] = {f"t{i}": ("U8", [1]) for i in range(100)}
+    for name in (A, B):
+        (tmp_path / name).write_bytes(sound(tensors))
+    found = [f for f in file_findings(tmp_path) if f.code == "FIL105"]
+    assert len(found) == LISTED + 1
+    assert sum(f.count for f in found) == 100
+
+
+def test_the_index_names_a_tensor_in_the_wrong_shard(root: Path) -> None:
+    remap(root, **{"m.0.up_proj.weight": A})
+    (finding,) = only(root, "FIL106")
+    assert (finding.tensor, finding.shard) == ("m.0.up_proj.weight", A)
+    assert f"it is in {B}" in finding.message
+    assert finding.fix is not None
+    assert finding.fix.safety is Safety.EXACT
+
+
+def test_the_index_names_a_tensor_that_is_nowhere(root: Path) -> None:
+    remap(root, **{"m.0.extra.weight": A})
+    (finding,) = only(root, "FIL106")
+    assert "no shard that can be read holds it" in finding.message
+    assert finding.fix is None
+
+
+def test_an_index_of_another_model_is_a_few_findings(root: Path) -> None:
+    remap(root, **{f"other.{i}.weight": B for i in range(500)})
+    found = only(root, "FIL106")
+    assert len(found) == LISTED + 1
+    assert sum(f.count for f in found) == 500
+
+
+def test_a_missing_shard_says_how_many_tensors_are_gone(root: Path) -> None:
+    (root / B).unlink()
+    (finding,) = only(root, "FIL107")
+    assert (finding.tensor, finding.count) == (B, 4)
+    assert finding.message == f"named by {INDEX} for 4 tensors, not in the folder"
+
+
+def test_shards_without_an_index(root: Path) -> None:
+    (root / INDEX).unlink()
+    (finding,) = only(root, "FIL108")
+    assert finding.message.startswith("2 shards, from here")
+    assert finding.severity is Severity.WARNING
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_numbers_missing_from_a_series(tmp_path: Path, indexed: bool) -> None:
+    names = [f"model-{i:05}-of-00006.safetensors" for i in (1, 2, 4)]
+    write_sharded(tmp_path, {name: [f"m.{i}"] for i, name in enumerate(names)})
+    if not indexed:
+        (tmp_path / INDEX).unlink()
+    (finding,) = [f for f in file_findings(tmp_path) if f.code == "FIL109"]
+    assert finding.message == "3 of the 6 shards of 'model' are not there: 00003, 00005, 00006"
+    assert finding.severity is (Severity.WARNING if indexed else Severity.ERROR)
+
+
+def test_a_series_of_a_thousand_million_is_counted_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "model-00007-of-999999999.safetensors").write_bytes(sound(layer("m")))
+    (finding,) = only(tmp_path, "FIL109")
+    assert finding.count == 999_999_998
+    assert finding.message.endswith("000000001, 000000002, 000000003, 000000004, 000000005, ...")
+
+
+def test_a_number_beyond_the_series(root: Path) -> None:
+    (root / A).rename(root / "model-00003-of-00002.safetensors")
+    remap(root, **dict.fromkeys([*layer("m.0.gate_proj"), *layer("m.0.down_proj")], "model-00003-of-00002.safetensors"))
+    gap, beyond = only(root, "FIL109")
+    assert "1 of the 2 shards" in gap.message
+    assert "shard 3 of a series that runs from 1 to 2" in beyond.message
+
+
+def test_a_tensor_that_the_index_forgot(root: Path) -> None:
+    remap(root, **{"m.0.up_proj.weight_scale": None})
+    (finding,) = only(root, "FIL110")
+    assert (finding.tensor, finding.shard) == ("m.0.up_proj.weight_scale", B)
+    assert finding.fix is not None
+
+
+def test_a_stray_shard_is_one_finding(root: Path) -> None:
+    (root / "old.safetensors").write_bytes(sound(layer("m.0.gate_proj") | layer("m.9.gate_proj")))
+    (finding,) = only(root, "FIL111")
+    assert (finding.tensor, finding.severity) == ("old.safetensors", Severity.WARNING)
+    assert "8 tensors, 4 of them also elsewhere" in finding.message
+
+
+def test_a_second_copy_in_the_publishers_layout_is_information(root: Path) -> None:
+    (root / "consolidated.safetensors").write_bytes(sound(layer("layers.0.w1")))
+    (finding,) = only(root, "FIL111")
+    assert finding.severity is Severity.INFO
+
+
+def test_a_single_file_beside_shards_is_what_transformers_reads(root: Path) -> None:
+    (root / SINGLE).write_bytes(sound(layer("m.0.gate_proj")))
+    (finding,) = only(root, "FIL111")
+    assert "transformers reads it instead of the shards" in finding.message
+
+
+def test_an_index_that_leaves_the_folder(root: Path) -> None:
+    remap(root, **{"m.0.up_proj.weight": "../../etc/passwd", "m.0.up_proj.weight_scale": 7})
+    found = only(root, "FIL112")
+    assert [f.message for f in found] == [
+        "'m.0.up_proj.weight' is mapped to '../../etc/passwd'",
+        "'m.0.up_proj.weight_scale' is mapped to a JSON int",
+    ]
+
+
+@pytest.mark.parametrize("name", [INDEX, "config.json", "hf_quant_config.json"])
+@pytest.mark.parametrize(("content", "words"), [("{", "not valid JSON"), ("[]", "not an object")])
+def test_json_that_cannot_be_read(root: Path, name: str, content: str, words: str) -> None:
+    (root / name).write_text(content)
+    (finding,) = [f for f in file_findings(root) if f.code == "FIL113"]
+    assert finding.tensor == name
+    assert words in finding.message
+
+
+def test_an_index_without_a_weight_map(root: Path) -> None:
+    write_index(root, metadata={})
+    assert [f.message for f in file_findings(root) if f.code == "FIL113"] == ["has no weight_map object"]
+
+
+def test_a_wrong_total_size_is_information(root: Path) -> None:
+    write_index(root, **(read_index(root) | {"metadata": {"total_size": 241}}))
+    (finding,) = only(root, "FIL114")
+    assert finding.message == "metadata.total_size is 241, the tensors have 240 bytes"
+    assert finding.severity is Severity.INFO
+
+
+def test_files_that_cannot_be_opened(root: Path) -> None:
+    (root / "folder.safetensors").mkdir()
+    (root / "gone.safetensors").symlink_to("nowhere")
+    os.mkfifo(root / "pipe.safetensors")
+    found = [f for f in file_findings(root) if f.code == "FIL115"]
+    assert [f.tensor for f in found] == ["folder.safetensors", "gone.safetensors", "pipe.safetensors"]
+    assert [f.severity for f in found] == [Severity.ERROR] * 3
+
+
+@pytest.mark.parametrize("char", ["\n", "\x1b", "\x9b", "\u202e", "\u200b", "\u2028", "\ufeff"])
+def test_names_with_odd_characters(tmp_path: Path, char: str) -> None:
+    (tmp_path / SINGLE).write_bytes(sound({f"a{char}b.weight": ("U8", [1])}))
+    (finding,) = only(tmp_path, "FIL116")
+    assert finding.severity is Severity.WARNING
+    assert f"U+{ord(char):04X}" in finding.message
+    assert char not in finding.message
+
+
+@pytest.mark.parametrize("name", ["é.weight", "重み", "a b", "m.0:weight", "😀", "ﬀ", "a\xa0b"])
+def test_names_in_any_script_are_fine(tmp_path: Path, name: str) -> None:
+    (tmp_path / SINGLE).write_bytes(sound({name: ("U8", [1])}))
+    assert codes(tmp_path) == []
+
+
+def test_odd_file_names_and_metadata_keys(tmp_path: Path) -> None:
+    table = {"__metadata__": {"a\tb": "c"}} | entries({"t": ("U8", [1])})
+    (tmp_path / "new\nline.safetensors").write_bytes(file_bytes(table, b"\0"))
+    found = only(tmp_path, "FIL116")
+    assert {f.message for f in found} == {"the file's name holds U+000A", "metadata key 'a\\tb' holds U+0009"}
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors")).write_bytes(sound({"t": ("U8", [1])}))
+    (finding,) = only(tmp_path, "FIL116")
+    assert finding.message == "the file's name holds U+DCFF"
+
+
+def test_an_empty_shard(tmp_path: Path) -> None:
+    (tmp_path / SINGLE).write_bytes(file_bytes(b"{}"))
+    (finding,) = only(tmp_path, "FIL117")
+    assert finding.message == "10 bytes and no tensor"
+
+
+def test_a_header_full_of_errors_is_a_few_findings(tmp_path: Path) -> None:
+    table = {f"\x01t{i}": {"dtype": "I4", "shape": [1], "data_offsets": [0, 1]} for i in range(5_000)}
+    (tmp_path / SINGLE).write_bytes(file_bytes(table, b"\0"))
+    found = file_findings(tmp_path)
+    assert [sum(f.count for f in found if f.code == code) for code in ("FIL103", "FIL116")] == [5_000, 5_000]
+    assert len(found) == 2 * (LISTED + 1)
