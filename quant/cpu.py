@@ -184,6 +184,6 @@ def _block_losses(flat, mask, shift, factor, step, block, first, last, out):  # 
             err = w - ((ratio + magic) - magic) * step[b]
             square[j] = err * err
         total = np.float32(0)
-        for j in range(block):
-            total += square[j]
+        for j in range(block // 2):
+            total += square[j] + square[j + block // 2]
         out[b] = total

@@ -15,7 +15,9 @@ from quant import blocks
 from quant.backend import Backend
 from quant.cast import encode, pack_nibbles, thresholds
 from quant.codes import E2M1, E4M3
+from quant.errors import NumericError
 from quant.floats import Floats, Word, round_to, widen
+from quant.sweep.reference import add_squares
 
 
 class Rule(IntEnum):
@@ -114,11 +116,14 @@ def block_amax(w: Floats, block: int, backend: Backend = Backend.CPU) -> NDArray
 def block_losses(
     w: Floats, step: NDArray[np.float32], block: int, backend: Backend = Backend.CPU
 ) -> NDArray[np.float32]:
-    """Σ over each block of (|w| - e2m1(|w| / step) · step)², float32 [..., K / block], added from first to last.
+    """Σ over each block of (|w| - e2m1(|w| / step) · step)², float32 [..., K / block].
 
-    ``step``: float32 [..., K / block], positive; the same arithmetic as the sweep's, so losses compare.
+    ``step``: float32 [..., K / block], positive; the same arithmetic and order as in
+    ``sweep.reference``, so losses compare.
     """
     blocks.require_fit(step.shape, w.shape, (block,))
+    if block % 2:
+        raise NumericError(f"losses are added in halves: a block of {block} has none")
     if backend is Backend.CPU:
         from quant import cpu
 
@@ -127,7 +132,4 @@ def block_losses(
     with np.errstate(over="ignore", under="ignore"):
         ratio = np.minimum(a / step[..., None], np.float32(E2M1.max))
         err = a - E2M1.values[encode(E2M1, ratio).codes] * step[..., None]
-        total = np.zeros(step.shape, np.float32)
-        for j in range(block):
-            total = total + err[..., j] * err[..., j]
-    return total
+        return add_squares(err * err)

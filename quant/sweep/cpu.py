@@ -70,15 +70,21 @@ def load(raw, mask, shift, factor, first, count, stride, a_bits, a):  # type: ig
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
+def _square(a, scale):  # type: ignore[no-untyped-def]
+    ratio = min(a / scale, _SIX)
+    magic = _HALVES if ratio < _TWO else (_ONES if ratio < _FOUR else _TWOS)
+    err = a - ((ratio + magic) - magic) * scale
+    return err * err
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
 def _losses(a, scale, loss):  # type: ignore[no-untyped-def]
     for lane in range(LANES):
         loss[lane] = _ZERO
-    for j in range(16):
+    for j in range(8):
         for lane in range(LANES):
-            ratio = min(a[j, lane] / scale[lane], _SIX)
-            magic = _HALVES if ratio < _TWO else (_ONES if ratio < _FOUR else _TWOS)
-            err = a[j, lane] - ((ratio + magic) - magic) * scale[lane]
-            loss[lane] += err * err
+            low, high = _square(a[j, lane], scale[lane]), _square(a[j + 8, lane], scale[lane])
+            loss[lane] += low + high
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")

@@ -1,9 +1,10 @@
 # mypy: ignore-errors
 """The sweep in Triton, on torch tensors: one block per lane, pruned as in ``cpu``, the same winners.
 
-The sixteen errors of a block are added in order by the lane that holds them, and products are not fused into sums
-(``enable_fp_fusion=False``), so the losses are the reference's bit for bit.  ``tl.div_rn``, not ``/``: on CUDA that may
-be an ulp off, enough to cross a midpoint.  Without a GPU the kernel runs in Triton's interpreter (TRITON_INTERPRET=1).
+The sixteen errors of a block are added in the reference's order by the lane that holds them, and no product is fused
+into a sum (``enable_fp_fusion=False``), so the losses are the reference's bit for bit.  ``tl.div_rn``, not ``/``: on
+CUDA that may be an ulp off, enough to cross a midpoint.  Without a GPU the kernel runs in Triton's interpreter
+(TRITON_INTERPRET=1).
 """
 
 from __future__ import annotations
@@ -54,30 +55,21 @@ def round_e2m1(ratio):
 
 
 @triton.jit
-def _add(loss, a, scale):
+def _square(a, scale):
     err = a - round_e2m1(tl.div_rn(a, scale)) * scale
-    return loss + err * err
+    return err * err
 
 
 @triton.jit
 def _loss(scale, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15):
-    loss = tl.zeros_like(scale)
-    loss = _add(loss, a0, scale)
-    loss = _add(loss, a1, scale)
-    loss = _add(loss, a2, scale)
-    loss = _add(loss, a3, scale)
-    loss = _add(loss, a4, scale)
-    loss = _add(loss, a5, scale)
-    loss = _add(loss, a6, scale)
-    loss = _add(loss, a7, scale)
-    loss = _add(loss, a8, scale)
-    loss = _add(loss, a9, scale)
-    loss = _add(loss, a10, scale)
-    loss = _add(loss, a11, scale)
-    loss = _add(loss, a12, scale)
-    loss = _add(loss, a13, scale)
-    loss = _add(loss, a14, scale)
-    return _add(loss, a15, scale)
+    loss = _square(a0, scale) + _square(a8, scale)
+    loss = loss + (_square(a1, scale) + _square(a9, scale))
+    loss = loss + (_square(a2, scale) + _square(a10, scale))
+    loss = loss + (_square(a3, scale) + _square(a11, scale))
+    loss = loss + (_square(a4, scale) + _square(a12, scale))
+    loss = loss + (_square(a5, scale) + _square(a13, scale))
+    loss = loss + (_square(a6, scale) + _square(a14, scale))
+    return loss + (_square(a7, scale) + _square(a15, scale))
 
 
 @triton.jit

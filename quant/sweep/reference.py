@@ -1,7 +1,8 @@
 """The definition of the sweep, in numpy: all 126 candidates, one after the other.
 
-Every operation is float32.  The sixteen squared errors of a block are added in order, first to last, so that
-a kernel with one block per lane gives the same bits.
+Every operation is float32.  The order of adding is part of the definition, as ties depend on it: of the sixteen squared
+errors number j and j + 8 first, then those eight sums from first to last.  So does torch's sum over sixteen on x86, and
+with it the exporter's calibrator on a CPU.
 """
 
 from __future__ import annotations
@@ -24,13 +25,24 @@ def best_codes(w_NB: NDArray[np.float32], scale_NK: NDArray[np.float32]) -> NDAr
 
 
 def losses(w_NB: NDArray[np.float32], scale_NK: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Σ over the block of (|w| - e2m1(|w| / scale) · scale)², float32 [N, 126], added from first to last."""
+    """Σ over the block of (|w| - e2m1(|w| / scale) · scale)², float32 [N, 126], added in the order above."""
     a_NB = np.abs(w_NB)
     loss_NK = np.empty((len(w_NB), candidates.COUNT), np.float32)
     for k in range(candidates.COUNT):
         err_NB = _error(a_NB, scale_NK[:, k, None])
-        loss_NK[:, k] = _sum_in_order(err_NB, err_NB)
+        with np.errstate(over="ignore", under="ignore"):
+            loss_NK[:, k] = add_squares(err_NB * err_NB)
     return loss_NK
+
+
+def add_squares(x_NB: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The sum over the last axis (even length) in the order above: halves first, then from first to last."""
+    half = x_NB.shape[-1] // 2
+    pair = x_NB[..., :half] + x_NB[..., half:]
+    total = pair[..., 0]
+    for j in range(1, half):
+        total = total + pair[..., j]
+    return total
 
 
 def best_codes_hessian(
@@ -38,8 +50,8 @@ def best_codes_hessian(
 ) -> NDArray[np.uint8]:
     """As ``best_codes`` for the loss dwᵀ H dw; ``hessian_NBB``: float32 [N, B, B], one matrix per block.
 
-    The sum over j of H_ij dw_j is added in order first, then the sum over i.  A NaN (infinity less infinity) counts
-    as infinite.
+    For each i the sum over j of H_ij dw_j, from first to last, then the sum over i.  A NaN (infinity less infinity)
+    counts as infinite.
     """
     loss_NK = np.empty((len(w_NB), candidates.COUNT), np.float32)
     sign_NB = np.where(w_NB >= 0, np.float32(1), np.float32(-1))
