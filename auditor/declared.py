@@ -13,8 +13,6 @@ from auditor.draft import Draft, shown
 from auditor.jsonfile import Json
 from auditor.patterns import Dialect, Matcher, ancestors, dialect_of
 
-_CLASSES = frozenset({"Linear", "LinearBase", "torch.nn.Linear", "nn.Linear"})
-
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
@@ -122,7 +120,7 @@ class Declared:
         patterns: list[str] = []
         for group in self.groups:
             for target in group.targets:
-                if target not in _CLASSES:
+                if not is_class(target):
                     owners.append(group)
                     patterns.append(target)
         dialect = Dialect.QUARK if self.method in ("quark", "fp8", "deepseek_v4_fp8") else self.dialect
@@ -145,11 +143,17 @@ class Declared:
         if number is not None:
             return owners[number].algorithm
         for group in self.groups:
-            if any(target in _CLASSES for target in group.targets):
+            if any(is_class(target) for target in group.targets):
                 return group.algorithm
         if self.experts_only and "experts" not in module:
             return None
         return self.algorithm
+
+
+def is_class(target: str) -> bool:
+    """Whether a target is the name of a class of modules (Linear, torch.nn.Linear), not of a module."""
+    last = target.rpartition(".")[2]
+    return last.isidentifier() and last[0].isupper()
 
 
 def _mend(name: str) -> str:

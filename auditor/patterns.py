@@ -95,6 +95,7 @@ class Matcher:
         for local, reason in self._automaton.refused.items():
             self.refused[self._numbers[local]] = reason
         self._strict: dict[str, int | None] = {}
+        self._outer: dict[str, tuple[int, ...]] = {}
 
     def _sort(self, number: int, pattern: str, expressions: dict[int, str]) -> None:
         if len(pattern) > MAX_PATTERN:
@@ -130,9 +131,15 @@ class Matcher:
             yield self._exact[name]
         yield from self._expressions(name)
         if self.dialect in (Dialect.MODELOPT, Dialect.TRANSFORMERS):
-            for parent in ancestors(name.rpartition(".")[0]):
-                if parent in self._exact:
-                    yield self._exact[parent]
+            yield from self._around(name.rpartition(".")[0])
+
+    def _around(self, parent: str) -> tuple[int, ...]:
+        """Entries that are equal to a module around another, innermost first."""
+        known = self._outer.get(parent)
+        if known is None:
+            known = tuple(self._exact[outer] for outer in ancestors(parent) if outer in self._exact)
+            self._outer[parent] = known
+        return known
 
     def _expressions(self, name: str) -> list[int]:
         if not self._numbers:
@@ -163,15 +170,22 @@ class Matcher:
 
     def used(self, names: Iterable[str]) -> set[int]:
         """Indices of the patterns that match at least one of these module names, or one around them."""
-        every = {outer for name in names for outer in ancestors(name)}
+        every: dict[str, None] = {}
+        for name in names:
+            while name and name not in every:
+                every[name] = None
+                name = name.rpartition(".")[0]
         found: set[int] = set()
-        for name in sorted(every):
+        wanted = len(set(self.patterns)) - len(self.refused)
+        for name in every:
             found.update(self._all_strict(name))
             number = self._bare.get(unwrapped(name))
             if number is not None:
                 found.add(number)
+            if len(found) >= wanted:
+                return found
         rest = [(number, pattern) for number, pattern in self._plain if number not in found and pattern]
         if rest and self.dialect in (Dialect.MODELOPT, Dialect.TRANSFORMERS):
-            text = "\n".join(sorted(every)) + "\n"
+            text = "\n".join(every) + "\n"
             found.update(n for n, p in rest if (p if self.dialect is Dialect.MODELOPT else p + "\n") in text)
         return found

@@ -47,9 +47,7 @@ class IdlePattern(CheckpointRule):
         declared = ctx.declared
         if not declared.exclude or not ctx.checkpoint.tensors or ctx.checkpoint.missing or ctx.checkpoint.unopened:
             return
-        modules = {module_of(ref) for ref in ctx.checkpoint.tensors.values()}
-        modules.update(name.rpartition(".")[0] for name in ctx.checkpoint.tensors)
-        used = {declared.exclude[number].mended for number in declared.matcher.used(modules)}
+        used = {declared.exclude[number].mended for number in declared.matcher.used(modules(ctx))}
         refused = {declared.exclude[number].mended for number in declared.matcher.refused}
         idle = {p.text: p for p in declared.exclude if p.mended not in used and p.mended not in refused}
         bare = [linear.module for linear in plain_linears(ctx) if not declared.may_be_excluded(linear.module)]
@@ -72,10 +70,19 @@ class IdlePattern(CheckpointRule):
             yield self.file_finding(quiet[0].file, message, count=len(quiet))
 
 
-def intended(pattern: str, modules: Iterable[str], dialect: Dialect) -> str:
+def modules(ctx: Context) -> Iterator[str]:
+    """Names of all modules, those of unquantised tensors first: they are what the list is about."""
+    for ref in (*ctx.recognised.plain, *ctx.recognised.unclaimed):
+        yield module_of(ref)
+        yield ref.name.rpartition(".")[0]
+    for layer in ctx.layers:
+        yield layer.name
+
+
+def intended(pattern: str, names: Iterable[str], dialect: Dialect) -> str:
     """The unquantised module that an idle pattern nearly names, "" when there is none."""
     plain = plainly(pattern)
-    for module in modules:
+    for module in names:
         name = plainly(module)
         if plain and (plain == name or name.startswith(plain + ".")):
             return module

@@ -77,6 +77,8 @@ def _size(declared: Declared) -> str:
 
 
 def _exclusions(ctx: Context, first: Declared, second: Declared) -> Iterator[str]:
+    if {pattern.mended for pattern in first.exclude} == {pattern.mended for pattern in second.exclude}:
+        return
     modules = [layer.name for layer in ctx.layers] + [linear.module for linear in plain_linears(ctx)]
     differ = [m for m in modules if (first.exclusion(m) is None) != (second.exclusion(m) is None)]
     if differ:

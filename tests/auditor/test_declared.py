@@ -148,6 +148,15 @@ def test_groups_with_targets() -> None:
     assert [a.family for name in names if (a := found.algo_for(name))] == [Family.NVFP4, Family.FP8, Family.FP8]
 
 
+@pytest.mark.parametrize("target", ["Linear", "torch.nn.Linear", "Llama4TextExperts"])
+def test_targets_by_class(target: str) -> None:
+    config = ct_config()
+    config["config_groups"]["group_0"]["targets"] = [target]
+    assert of(config).algo_for(UP) is not None
+    config["config_groups"]["group_0"]["targets"] = ["re:.*self_attn.*"]
+    assert of(config).algo_for(UP) is None
+
+
 def test_quark_names_layers_by_globs() -> None:
     layers = {"*self_attn*": {"weight": {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}}}
     found = of(quark(MX, layer_quant_config=layers, exclude=["lm_head"], export={"kv_cache_group": ["*k_proj"]}))
