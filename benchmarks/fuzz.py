@@ -25,6 +25,7 @@ from auditor.engine import scan
 from benchmarks import hostile, oversized
 from quant.errors import CheckpointError
 
+ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 5.0
 BIG_SECONDS = 30.0
 BIG_MEMORY = 1 << 30
@@ -74,7 +75,7 @@ def outside(opened: list[str], root: Path) -> list[str]:
 
 
 def _own(name: str) -> bool:
-    return name.startswith((sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parents[1])))
+    return name.startswith((sys.prefix, sys.base_prefix, str(ROOT)))
 
 
 def judge(root: Path, depth: Depth, watch: Watch) -> str:
@@ -176,16 +177,17 @@ def big_cases() -> Iterator[tuple[str, str, float, int]]:
         try:
             make(Path(folder))
             for depth in (Depth.HEADERS, Depth.FULL):
-                yield _apart(f"{name} at {depth.label}", Path(folder), depth)
+                yield scan_apart(f"{name} at {depth.label}", Path(folder), depth)
         finally:
             shutil.rmtree(folder)
 
 
-def _apart(name: str, path: Path, depth: Depth) -> tuple[str, str, float, int]:
+def scan_apart(name: str, path: Path, depth: Depth) -> tuple[str, str, float, int]:
+    """(name, complaint, seconds, bytes of memory) of a scan in a process of its own."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.fuzz", "--scan", str(path), depth.label]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=4 * BIG_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=4 * BIG_SECONDS, check=False, cwd=ROOT)
     except subprocess.TimeoutExpired:
         return name, f"still running after {4 * BIG_SECONDS:.0f} s", 4 * BIG_SECONDS, 0
     took = time.perf_counter() - began
@@ -201,7 +203,7 @@ def _apart(name: str, path: Path, depth: Depth) -> tuple[str, str, float, int]:
 def scan_and_measure(path: Path, depth: Depth) -> int:
     """Scan, print the peak of this process's memory in bytes; 1 when a rule raised."""
     try:
-        errors = scan(path, depth=depth, jobs=1).errors
+        errors = scan(path, depth=depth).errors
     except CheckpointError:
         errors = ()
     for error in errors:

@@ -141,7 +141,7 @@ def test_values_that_are_no_file_names(value: str) -> None:
 
 def test_nothing_unsafe_is_opened(root: Path) -> None:
     content = read_index(root)
-    content["weight_map"] |= {"x": "'../secret.safetensors'", "y": 7}
+    content["weight_map"] |= {"x": "../secret.safetensors", "y": 7}
     write_index(root, **content)
     (root.parent / "secret.safetensors").write_bytes(sound(layer("secret")))
     found = open_checkpoint(root)
