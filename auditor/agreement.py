@@ -5,6 +5,7 @@ from __future__ import annotations
 from auditor.architecture import coarse
 from auditor.declared import Algorithm, Declared, Family
 from auditor.finding import Severity
+from auditor.formats.base import block_shape, ceil_div
 from auditor.layer import QuantizedLayer
 
 _HOLDS = {
@@ -49,4 +50,17 @@ def _fp8(layer: QuantizedLayer, algorithm: Algorithm, declared: Declared) -> tup
         stored, fits = "one scale per channel", algorithm.family is Family.FP8_CHANNEL or declared.method == "fp8"
     else:
         stored, fits = "one scale per block", algorithm.family is Family.FP8_BLOCK
+        if fits and not _fits_block(layer, algorithm, declared):
+            return f"stored with scales {list(layer.scales.shape)} for {list(layer.codes.shape)}", Severity.ERROR
     return None if fits else (f"stored with {stored}", Severity.ERROR)
+
+
+def _fits_block(layer: QuantizedLayer, algorithm: Algorithm, declared: Declared) -> bool:
+    """Whether the scales have the shape that the declared block gives; True where none is declared in so many words.
+
+    Shapes that fit no block at all are another rule's matter.
+    """
+    codes, scales, block = layer.codes.shape, layer.scales.shape, algorithm.block
+    if block is None or declared.method == "modelopt" or len(codes) < 2 or block_shape(codes, scales) is None:
+        return True
+    return scales == (*codes[:-2], ceil_div(codes[-2], block[0]), ceil_div(codes[-1], block[1]))

@@ -17,7 +17,7 @@ class LayoutContradicts(CheckpointRule):
 
     ## What it checks
     What the tensors of each layer are (NVFP4, MXFP4, MXFP8, FP8 per tensor, channel or block, an integer format,
-    the size of a block) against the algorithm that is declared for it.  A single scale is right for block FP8
+    the size of its blocks) against the algorithm that is declared for it.  A single scale is right for block FP8
     when the whole weight fits into one block.
 
     ## Why it matters

@@ -250,3 +250,41 @@ def test_two_algorithms_inside_a_fused_set(tmp_path: Path) -> None:
 def test_some_layers_without_a_scale_are_another_rules_matter(tmp_path: Path) -> None:
     tensors = {k: v for k, v in quantised().items() if not ("layers.1" in k and k.endswith("input_scale"))}
     assert codes(write(tmp_path, tensors)) == []
+
+
+def test_a_layer_of_the_table_is_stored_unquantised(tmp_path: Path) -> None:
+    tensors = {k: v for k, v in mixed().items() if not k.startswith(MODULES[3])} | plain(MODULES[3])
+    found = findings(write(tmp_path, tensors, MIXED))
+    assert [(f.code, f.tensor, f.severity) for f in found] == [("CFG103", f"{MODULES[3]}.weight", Severity.ERROR)]
+
+
+def test_quantised_embeddings_and_head_of_mixed_precision(tmp_path: Path) -> None:
+    config = copy.deepcopy(MIXED)
+    config["quantized_layers"] |= {
+        "model.embed_tokens": {"quant_algo": "W4A16_NVFP4", "group_size": 16},
+        "lm_head": {"quant_algo": "NVFP4", "group_size": 16},
+    }
+    rest = {k: v for k, v in mixed().items() if not k.startswith(("lm_head", "model.embed"))}
+    tensors = rest | nvfp4("model.embed_tokens", inputs=False) | nvfp4("lm_head")
+    assert codes(write(tmp_path, tensors, config)) == []
+
+
+@pytest.mark.parametrize(
+    ("block", "scale", "expected"),
+    [
+        ([128, 128], [2, 1], []),
+        ([32, 32], [5, 2], []),
+        ([1, 32], [160, 2], []),
+        ([64, 64], [2, 1], [("CFG104", "error")]),
+        ([128, 128], [5, 2], [("CFG104", "error")]),
+    ],
+)
+def test_blocks_other_than_declared(
+    tmp_path: Path, block: list[int], scale: list[int], expected: list[tuple[str, str]]
+) -> None:
+    config = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": block}
+    layer: dict[str, Spec] = {
+        "model.layers.0.mlp.down_proj.weight": ("F8_E4M3", [160, 64]),
+        "model.layers.0.mlp.down_proj.weight_scale_inv": ("F32", scale),
+    }
+    assert codes(write(tmp_path, outside() | layer, config)) == expected
