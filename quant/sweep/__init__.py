@@ -86,13 +86,16 @@ def _by_definition(
     from quant.sweep import reference
 
     codes = np.empty(cut.shape[:-1], np.uint8)
+    take = max(1, 2048 // max(cut.shape[2], 1))  # rows at a time
     for e, scale in enumerate(candidates.scales(amax)):
-        for r, row in enumerate(cut[e]):
-            w_NB = widen(row)
+        for r in range(0, cut.shape[1], take):
+            rows = widen(cut[e, r : r + take])
+            w_NB = rows.reshape(-1, BLOCK)
             if hessian is None:
-                codes[e, r] = reference.best_codes(w_NB, scale[None])
+                best = reference.best_codes(w_NB, scale[None])
             else:
-                codes[e, r] = reference.best_codes_hessian(w_NB, scale[None], hessian)
+                best = reference.best_codes_hessian(w_NB, scale[None], np.tile(hessian, (len(rows), 1, 1)))
+            codes[e, r : r + take] = best.reshape(rows.shape[:-1])
     return codes, codes.size * candidates.COUNT
 
 
