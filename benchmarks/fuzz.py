@@ -23,6 +23,7 @@ from pathlib import Path
 from auditor.audit import Depth
 from auditor.engine import scan
 from benchmarks import hostile, oversized
+from benchmarks.assemble import assemble
 from quant.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,26 +149,30 @@ def small_cases(watch: Watch) -> Iterator[tuple[str, str, float]]:
 
 
 def random_cases(seconds: float, seed: int, watch: Watch) -> Iterator[tuple[str, str, float]]:
-    """(name, complaint, seconds) of mutated healthy checkpoints, until the time is up."""
+    """(name, complaint, seconds) of mutated and assembled checkpoints at every depth, until the time is up."""
     until = time.perf_counter() + seconds
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "checkpoint"
-        root.mkdir()
-        hostile.healthy(root)
-        sound = {path.name: path.read_bytes() for path in sorted(root.iterdir())}
-        while time.perf_counter() < until:
-            rng = random.Random(seed)
-            names = rng.sample(sorted(sound), rng.choice((1, 1, 2)))
-            for name in names:
-                (root / name).write_bytes(mutate(sound[name], rng))
-            began = time.perf_counter()
+    while time.perf_counter() < until:
+        rng = random.Random(seed)
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            make_random(root, rng)
             for depth in Depth:
-                complaint = judge(root, depth, watch)
-                yield f"seed {seed}, {names} at {depth.label}", complaint, time.perf_counter() - began
                 began = time.perf_counter()
-            for name in names:
-                (root / name).write_bytes(sound[name])
-            seed += 1
+                complaint = judge(root, depth, watch)
+                yield f"seed {seed} at {depth.label}", complaint, time.perf_counter() - began
+        seed += 1
+
+
+def make_random(root: Path, rng: random.Random) -> None:
+    """A healthy checkpoint mutated, or one assembled of random layers, mutated or not."""
+    if rng.random() < 0.5:
+        hostile.healthy(root)
+        mutated = rng.choice((1, 1, 2))
+    else:
+        assemble(root, rng)
+        mutated = rng.choice((0, 0, 1))
+    for path in rng.sample(sorted(root.iterdir()), mutated):
+        path.write_bytes(mutate(path.read_bytes(), rng))
 
 
 def big_cases() -> Iterator[tuple[str, str, float, int]]:
