@@ -96,11 +96,13 @@ def cast_set(sources: Sequence[Source]) -> list[Cast]:
     results = [part.closed_form(m) for part in parts]
     if all(result.exact.all() for result in results):
         return results
+    weights = [_weights(part) for part in parts]
+    amax = max(float(np.abs(w).max(initial=0)) for w in weights)
     best = results
-    for method in (nvfp4.Method.DYNAMIC, nvfp4.Method.SWEEP):
-        plain = _requantise(parts, m, method)
-        if _total(plain) < _total(best):
-            best = plain
+    if np.isfinite(amax):  # 4 · 2^126 is beyond float32: no way but the closed form
+        for method in (nvfp4.Method.DYNAMIC, nvfp4.Method.SWEEP):
+            plain = [_requantise(w, amax, m, method) for w in weights]
+            best = plain if _total(plain) < _total(best) else best
     return best
 
 
@@ -163,7 +165,10 @@ class _Part:
             block = self.block.copy()
             block[moved] = _moved()[need[moved] + _MOST][np.arange(moved.size)[:, None], self.block[moved]]
         if outside.size:
-            scales[outside], block[outside], error[outside] = _least_squares(block[outside], self.k[outside] - m, m)
+            from quant import cpu_cast  # Numba: imported where it is first used
+
+            made = cpu_cast.least_squares(block[outside], self.k[outside] - np.int16(m), _TRIED)
+            scales[outside], block[outside], error[outside] = made[0], made[1], np.ldexp(made[2], 2 * m)
         stored, shape = block.reshape(self.source.packed.shape), (*self.source.scales.shape[:-1], -1)
         quantised = Quantised(NVFP4, stored, scales.reshape(shape), np.asarray(np.ldexp(np.float32(1), m), np.float32))
         exact = (error == 0).reshape(shape)
@@ -186,12 +191,14 @@ def _choose(parts: list[_Part]) -> int:
     return least - HIGH
 
 
-def _least_squares(
-    block: NDArray[np.uint8], e: NDArray[np.int16], m: int
+def least_squares(
+    block: NDArray[np.uint8], e: NDArray[np.int16], tried: int = _TRIED
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float64]]:
     """Scale codes [N], packed codes [N, 8] and squared errors [N] of blocks too small for the window (e < LOW).
 
-    Ties end at the smallest scale; everything is exact in float64.  Signs are kept, those of flushed codes too.
+    ``block``: uint8 [N, 8]; ``e``: exponent of each, relative to the global scale's, which is the unit of the errors
+    too.  The scale codes 1 … ``tried`` are compared in float64, where every product is exact; ties end at the smallest.
+    Signs are kept, those of flushed codes too.  The definition: ``cpu_cast`` is the same in Numba.
     """
     codes = unpack_nibbles(block)
     w = np.ldexp(np.abs(E2M1.values.astype(np.float64))[codes], e.astype(np.int32)[:, None])
@@ -199,29 +206,27 @@ def _least_squares(
     scale, magnitude = np.ones(len(block), np.uint8), np.zeros(codes.shape, np.uint8)
     values = E2M1.values[:8].astype(np.float64)
     middle = (values[:-1] + values[1:]) / 2
-    for code in range(1, _TRIED + 1):
+    for code in range(1, tried + 1):
         step = float(E4M3.values[code])
         ratio = w / step
-        tried = np.searchsorted(middle, ratio).astype(np.uint8)
-        tried += (np.isin(ratio, middle[1::2])).astype(np.uint8)  # a tie above an odd code goes up, to the even one
-        loss = ((w - values[tried] * step) ** 2).sum(1)
+        new = np.searchsorted(middle, ratio).astype(np.uint8)
+        new += np.isin(ratio, middle[1::2]).astype(np.uint8)  # a tie above an odd code goes up, to the even one
+        d = w - values[new] * step
+        loss = np.zeros(len(block))
+        for j in range(16):
+            loss += d[:, j] * d[:, j]
         better = loss < best
-        best[better], scale[better], magnitude[better] = loss[better], code, tried[better]
+        best[better], scale[better], magnitude[better] = loss[better], code, new[better]
     new = magnitude | (codes & np.uint8(8))
-    return scale, new[:, 0::2] | (new[:, 1::2] << np.uint8(4)), np.ldexp(best, 2 * m)
+    return scale, new[:, 0::2] | (new[:, 1::2] << np.uint8(4)), best
 
 
-def _requantise(parts: list[_Part], m: int, method: nvfp4.Method) -> list[Cast]:
-    """Every part dequantised and quantised anew under the set's common amax, as plain requantisation does."""
-    amax = max(float(np.abs(_weights(part)).max(initial=0)) for part in parts)
-    out = []
-    for part in parts:
-        w = _weights(part)
-        new = nvfp4.quantise(w, amax, method=method)
-        err = (w.astype(np.float64) - new.weights()).reshape(-1, 16)
-        error = (err * err).sum(1).reshape(new.scales.shape)
-        out.append(Cast(new, Way.REQUANTISED, np.asarray(m, np.int64), error == 0, error))
-    return out
+def _requantise(w: NDArray[np.float32], amax: float, m: int, method: nvfp4.Method) -> Cast:
+    """A dequantised part quantised anew under the set's common amax, as plain requantisation does."""
+    new = nvfp4.quantise(w, amax, method=method)
+    err = (w.astype(np.float64) - new.weights()).reshape(-1, 16)
+    error = (err * err).sum(1).reshape(new.scales.shape)
+    return Cast(new, Way.REQUANTISED, np.asarray(m, np.int64), error == 0, error)
 
 
 def _weights(part: _Part) -> NDArray[np.float32]:
