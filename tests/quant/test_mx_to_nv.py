@@ -24,8 +24,10 @@ def weights_of(source: Source) -> np.ndarray:
 
 
 def meaning(quantised: Quantised) -> np.ndarray:
-    block = quantised.scheme.block[0]
-    return E2M1.values.astype(np.float64)[quantised.codes] * quantised.steps().astype(np.float64).repeat(block, axis=-1)
+    """The dequantised weights, rounded to float32 as everywhere, but for those beyond it."""
+    step = quantised.steps().astype(np.float64).repeat(quantised.scheme.block[0], axis=-1)
+    exact = E2M1.values.astype(np.float64)[quantised.codes] * step
+    return np.where(np.abs(exact) <= np.finfo(np.float32).max, quantised.weights(), exact)
 
 
 def make(rng: np.random.Generator, spread: int, allowed=range(8), shape=(6, 4), top: int = 130) -> Source:
