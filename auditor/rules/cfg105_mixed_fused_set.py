@@ -11,6 +11,7 @@ from auditor.finding import Finding, Severity
 from auditor.groups import FUSED_SETS
 from auditor.layer import QuantizedLayer
 from auditor.rule import CheckpointRule
+from auditor.shapes import misfit
 from auditor.tensorref import TensorRef
 
 # Fused by every server; the other sets by some.
@@ -47,6 +48,8 @@ class MixedFusedSet(CheckpointRule):
             return
         parents: dict[str, dict[str, tuple[str, TensorRef]]] = {}
         for layer in ctx.layers:
+            if misfit(layer, ctx.declared):  # the block size tells two formats apart: FMT105 says what is wrong
+                continue
             _place(parents, layer.name, kind_of(layer), layer.codes)
         for linear in plain_linears(ctx):
             _place(parents, linear.module, linear.ref.dtype, linear.ref)
@@ -71,8 +74,9 @@ class MixedFusedSet(CheckpointRule):
 
 
 def kind_of(layer: QuantizedLayer) -> str:
-    """What the layer holds, for messages: NVFP4, FP8, ..."""
-    return {"integer": layer.format.name}.get(coarse(layer.format), coarse(layer.format).upper())
+    """What the layer holds, for messages: NVFP4, FP8, ...; NVFP4 with half of its scales is NVFP4 (FMT105, CFG104)."""
+    holds = coarse(layer.format)
+    return {"integer": layer.format.name, "nvfp4-32": "NVFP4"}.get(holds, holds.upper())
 
 
 def _place(parents: dict[str, dict[str, tuple[str, TensorRef]]], name: str, kind: str, ref: TensorRef) -> None:

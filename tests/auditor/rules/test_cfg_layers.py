@@ -288,3 +288,8 @@ def test_blocks_other_than_declared(
         "model.layers.0.mlp.down_proj.weight_scale_inv": ("F32", scale),
     }
     assert codes(write(tmp_path, outside() | layer, config)) == expected
+
+
+def test_half_of_one_members_scales_is_not_another_format(tmp_path: Path) -> None:
+    tensors = {**quantised(), f"{MODULES[0]}.weight_scale": ("F8_E4M3", [4, 1])}
+    assert codes(write(tmp_path, tensors)) == []
