@@ -227,7 +227,8 @@ def _four_over_six(
 ) -> NDArray[np.uint8]:
     """Scale codes of the better of amax / 6 and amax / 4 per block, by the ordered float32 squared error; ties: 6."""
     both = []
-    for top in (amax, amax * np.float32(1.5)):
+    limit = np.finfo(np.float32).max
+    for top in (amax, np.minimum(amax, limit / np.float32(1.5)) * np.float32(1.5)):
         codes = static_scales(top, global_amax, NORM_FOUR_OVER_SIX)
         step = _calibrated_step(top, global_amax, E4M3.values[codes] * ws2)
         both.append((codes, rounding.block_losses(w, step, 16, backend)))
@@ -241,9 +242,10 @@ def _calibrated_step(
 
     Below 2^-24 the exporter replaces the divisor by 1; there ``exact``, what the file will mean, is used.
     """
-    peak = global_amax * np.float32(NORM / NORM_FOUR_OVER_SIX) / _SIX
     with np.errstate(all="ignore"):
+        peak = global_amax * np.float32(NORM / NORM_FOUR_OVER_SIX) / _SIX
         up = NORM / peak
         trip = E4M3.values[rounding.encode_scales(np.minimum(amax / _SIX * up, NORM))] * (np.float32(1) / up)
-    step = np.where(peak > np.float32(2.0**-24), trip, exact)
-    return np.where(step > 0, step, exact)
+    step = np.where(np.isfinite(peak) & (peak > np.float32(2.0**-24)), trip, exact)
+    step = np.where(step > 0, step, exact)
+    return np.asarray(np.where(step > 0, step, np.float32(1)), np.float32)

@@ -30,6 +30,13 @@ def scales(global_amax: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(step == 0, np.float32(1), step)
 
 
+def prunable(global_amax: NDArray[np.float32]) -> bool:
+    """Whether every candidate's scale, under each of the amax given, is large enough for the pruning to be proved."""
+    with np.errstate(under="ignore"):
+        least = FRACTIONS[0] * np.asarray(global_amax, np.float32) / np.float32(E2M1.max)
+    return bool((least >= SAFE_SCALE).all())
+
+
 def block_amax(codes: NDArray[np.uint8], global_amax: NDArray[np.float32]) -> NDArray[np.float32]:
     """The amax that the exporter stores for the winning ``codes`` (uint8, 1 … 126): global_amax · (value / 448)."""
     with np.errstate(under="ignore"):

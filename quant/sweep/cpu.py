@@ -43,7 +43,7 @@ def best_codes(w: Floats, global_amax: NDArray[np.float32]) -> tuple[NDArray[np.
     work = 0
     for e in range(experts):
         scale = candidates.scales(global_amax[e])
-        pruned = bool(scale[0] >= candidates.SAFE_SCALE)
+        pruned = candidates.prunable(global_amax[e])
 
         def part(
             first: int, last: int, base: int = e * count, scale: NDArray[np.float32] = scale, pruned: bool = pruned

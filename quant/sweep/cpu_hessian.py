@@ -36,7 +36,7 @@ def best_codes(
     work = 0
     for e in range(experts):
         scale = candidates.scales(global_amax[e])
-        safe = bool(scale[0] >= candidates.SAFE_SCALE)
+        safe = candidates.prunable(global_amax[e])
 
         def part(first: int, last: int, e: int = e, scale: NDArray[np.float32] = scale, safe: bool = safe) -> int:
             place = (e * rows, rows, columns)

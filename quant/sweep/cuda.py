@@ -30,7 +30,7 @@ def best_codes(w: torch.Tensor, global_amax: np.ndarray) -> tuple[torch.Tensor, 
     """
     experts, count = w.shape[:2]
     scale = candidates.scales(global_amax)
-    pruned = bool((scale[:, 0] >= candidates.SAFE_SCALE).all())
+    pruned = candidates.prunable(global_amax)
     table = torch.from_numpy(scale).to(w.device)
     code = torch.empty((experts, count), dtype=torch.uint8, device=w.device)
     tried = torch.empty((experts, count), dtype=torch.int32, device=w.device)

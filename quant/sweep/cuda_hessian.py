@@ -28,7 +28,7 @@ def best_codes(w: torch.Tensor, global_amax: np.ndarray, hessian: torch.Tensor) 
     hessian = hessian.to(w.device).contiguous()
     for e in range(experts if rows * columns else 0):
         scale = candidates.scales(global_amax[e])
-        safe = bool(scale[0] >= candidates.SAFE_SCALE)
+        safe = candidates.prunable(global_amax[e])
         table = torch.from_numpy(scale).to(w.device)
         args = (w[e], table, hessian, bound, code[e], tried[e], rows, columns, safe)
         if w.is_cuda:

@@ -26,6 +26,16 @@ def both(w, amax=None, **kw):  # type: ignore[no-untyped-def]
     return fast
 
 
+@pytest.mark.parametrize("power", range(-149, -80, 3))
+def test_scales_among_the_subnormals_and_at_zero(power):
+    """Scales that underflow to 0 count as 1, so the candidates are not even in order."""
+    rng = np.random.default_rng(-power)
+    w = np.ldexp(rng.standard_normal((8, 32)), power).astype(np.float32)
+    both(w)
+    both(w, 2.0**power)
+    assert candidates.prunable(np.float32(2.0**power)) == (2.0**power * 2.0**-9 / 2688 >= 2.0**-100)
+
+
 def test_candidates_are_the_positive_finite_e4m3_values():
     positive = E4M3.values[(E4M3.values > 0) & np.isfinite(E4M3.values)]
     np.testing.assert_array_equal(candidates.VALUES, np.sort(positive))
