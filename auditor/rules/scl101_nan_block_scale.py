@@ -59,7 +59,8 @@ class NanBlockScale(LayerRule):
             lost = report.hits(Kind.NAN, Under.SEVENS).count
             zero = report.hits(Kind.NAN, Under.ZEROS).count
             other = report.hits(Kind.NAN, Under.OTHER).count
-            message += f": {lost} over codes all 0x77 (content lost), {zero} over zero codes, {other} over other codes"
+            kinds = ((lost, "codes all 0x77 (content lost)"), (zero, "zero codes"), (other, "other codes"))
+            message += ", " + ", ".join(f"{count} over {what}" for count, what in kinds if count)
             fix = self._fix(lost, zero, other, stats.size, ctx.scalar(layer.global_scale))
         places = ctx.places(layer.scales, stats.nan.first)
         yield self.finding(
