@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 PLACES_KEPT = 8  # a finding counts everything and shows the first few
+RELATED_KEPT = 64  # names of other tensors; a fused set has three, a declaration may concern thousands
 
 
 class Severity(enum.IntEnum):
@@ -57,7 +58,7 @@ class Finding:
     """One rule's verdict on one tensor (or one file); never holds tensors.
 
     ``tensor`` is the full name as stored, or a file name for findings about files.  ``related`` names the
-    other members of a fused set.  ``count`` counts all damaged elements, ``places`` shows the first
+    other members of a fused set (the first RELATED_KEPT others of a larger one).  ``count`` counts all damaged elements, ``places`` shows the first
     PLACES_KEPT of them.  ``layer`` is the module the tensor belongs to, or "".
     """
 

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor.audit import Depth
-from auditor.finding import Finding, Place, Remedy, Severity
+from auditor.finding import RELATED_KEPT, Finding, Place, Remedy, Severity
 
 if TYPE_CHECKING:
     from auditor.context import Context
@@ -59,7 +59,7 @@ class Rule:
             message=message,
             count=count,
             places=tuple(places),
-            related=tuple(related),
+            related=tuple(related[:RELATED_KEPT]),
             fix=fix,
             layer=layer,
         )
@@ -86,7 +86,7 @@ class Rule:
             message=message,
             count=count,
             places=tuple(places),
-            related=tuple(related),
+            related=tuple(related[:RELATED_KEPT]),
             fix=fix,
         )
 
