@@ -58,8 +58,9 @@ class Finding:
     """One rule's verdict on one tensor (or one file); never holds tensors.
 
     ``tensor`` is the full name as stored, or a file name for findings about files.  ``related`` names the
-    other members of a fused set (the first RELATED_KEPT others of a larger one).  ``count`` counts all damaged elements, ``places`` shows the first
-    PLACES_KEPT of them.  ``layer`` is the module the tensor belongs to, or "".
+    other members of a fused set (the first RELATED_KEPT of a larger company).  ``count`` counts all damaged
+    elements, ``places`` shows the first PLACES_KEPT of them.  ``layer`` is the module the tensor belongs to,
+    or "".
     """
 
     code: str

@@ -80,7 +80,7 @@ def units(path: Path, tasks: Iterable[Task]) -> Iterator[Unit]:
     """Cut the tasks of one file into units of about UNIT bytes; long tensors are spread over several."""
     batch: list[Task] = []
     room = UNIT
-    for task in sorted(tasks, key=lambda t: t.start):
+    for task in sorted(tasks, key=lambda t: (t.start, t.nbytes)):  # empty tensors before their neighbour
         rest = task
         while rest.nbytes > room:
             cut = room - room % rest.grain
