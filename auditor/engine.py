@@ -43,6 +43,22 @@ def scan(
     ``jobs`` threads read.  ``progress(bytes done, bytes in all)`` is called from this thread.
     Raises CheckpointError when there is nothing to audit; whatever else is wrong is in the result.
     """
+    return examine(path, depth=depth, rules=rules, executor=executor, jobs=jobs, progress=progress)[1]
+
+
+def examine(
+    path: str | Path,
+    *,
+    depth: Depth = Depth.SCALES,
+    rules: Iterable[Rule] | None = None,
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Context, Audit]:
+    """As `scan`, with the evidence beside the result: a repair is planned from both.
+
+    The context opens files again when it is asked for bytes: close it when done.
+    """
     checkpoint = open_checkpoint(path)
     recognised = recognise(checkpoint.tensors.values())
     measured = run(_work(checkpoint, recognised, depth), executor, jobs, progress)
@@ -57,7 +73,7 @@ def scan(
     finally:
         ctx.close()
     findings.sort(key=lambda f: (-f.severity, f.code, f.shard if f.tensor == f.shard else "", _natural(f.tensor)))
-    return _audit(ctx, findings, errors, unreadable)
+    return ctx, _audit(ctx, findings, errors, unreadable)
 
 
 def _run_rule(rule: Rule, ctx: Context, errors: list[InternalError], unreadable: dict[str, str]) -> Iterator[Finding]:
@@ -199,4 +215,4 @@ def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(p), "") if p.isdecimal() and len(p) < 10 else (1, 0, p) for p in parts)
 
 
-__all__ = ["CheckpointError", "ToolError", "scan"]
+__all__ = ["CheckpointError", "ToolError", "examine", "scan"]

@@ -1,0 +1,141 @@
+"""From findings to a plan: every fixable finding becomes patches, or is skipped with its reason.
+
+The same checkpoint and the same options give the same plan, whatever the order in which findings came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from auditor.context import Context
+from auditor.finding import Finding, Safety, Severity
+from quant.errors import NumericError
+from repair.content import Content, Shared, Stored
+from repair.effect import Effect
+from repair.fixes.catalogue import ENTRIES, RANK
+from repair.fixes.desk import Desk, Options
+from repair.fixes.overlay import HELD
+from repair.fixes.proposal import Edit, Left, NewTensor, Proposal, TextEdit
+from repair.patch import Patch, Plan, Skipped, TextPatch, plan_for
+
+
+class Repair(NamedTuple):
+    """What is planned for one finding, or for a part of it."""
+
+    rule: str
+    tensor: str
+    safety: Safety
+    reason: str
+    places: int
+    change: str
+    layers: tuple[str, ...]
+    effects: tuple[Effect, ...]
+    group: str = ""
+
+
+@dataclass
+class Built:
+    """A plan with its reasons.  ``settled``: findings that another finding's repair mends, with its rule."""
+
+    desk: Desk
+    repairs: list[Repair] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    settled: list[tuple[str, str]] = field(default_factory=list)
+    tensors: list[NewTensor] = field(default_factory=list)
+    wider: dict[Safety, int] = field(default_factory=dict)  # what a higher risk would mend besides
+
+
+def build(ctx: Context, findings: Sequence[Finding], options: Options) -> Built:
+    """Plan the repair of these findings."""
+    built = Built(Desk(ctx, options, tuple(findings)))
+    for finding in sorted(findings, key=_order):
+        if finding.fix is None and finding.severity is Severity.INFO:
+            continue
+        items = 0
+        for item in _proposals(finding, built.desk):
+            items += 1
+            _take(item, built, options)
+        if not items:
+            built.settled.append((finding.code, finding.tensor))
+    return built
+
+
+def _order(finding: Finding) -> tuple[int, str, str, str]:
+    return RANK.get(finding.code, len(RANK)), finding.code, finding.tensor, finding.message
+
+
+def _proposals(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
+    entry = ENTRIES.get(finding.code)
+    if entry is None:
+        yield Left(finding.code, finding.tensor, _unfixable(finding), finding.count)
+    elif entry.asked and finding.code not in desk.options.include:
+        if finding.fix is not None:
+            reason = f"made only when asked for: --include {finding.code} ({finding.fix.note})"
+            yield Left(finding.code, finding.tensor, reason, finding.count)
+        else:
+            yield Left(finding.code, finding.tensor, _unfixable(finding), finding.count)
+    else:
+        try:
+            yield from entry.mend(finding, desk)
+        except NumericError as error:
+            yield Left(finding.code, finding.tensor, str(error), finding.count)
+
+
+def _unfixable(finding: Finding) -> str:
+    if finding.fix is None:
+        return "no repair is known: see `audit explain`"
+    if finding.fix.safety is Safety.RESTORED:
+        return f"needs the unquantised checkpoint (--source): {finding.fix.note}"
+    return f"not repaired by this version: {finding.fix.note}"
+
+
+def _take(item: Proposal | Left, built: Built, options: Options) -> None:
+    """Accept a proposal the risk allows; otherwise it is left, with what it would take."""
+    if isinstance(item, Left):
+        built.left.append(item)
+        return
+    if item.safety > options.risk and item.safety is not Safety.RESTORED:
+        built.wider[item.safety] = built.wider.get(item.safety, 0) + 1
+        reason = f"needs --risk {item.safety.label}: {item.reason}"
+        built.left.append(Left(item.rule, item.tensor, reason, item.places))
+        return
+    for change in item.changes:
+        if isinstance(change, Edit):
+            built.desk.overlay.put(change.ref, change.at, change.new, item.rule, item.reason, item.safety)
+        elif isinstance(change, TextEdit):
+            built.desk.rewrite(change, item)
+        else:
+            built.tensors.append(change)
+    built.repairs.append(Repair(*(getattr(item, name) for name in Repair._fields)))
+
+
+def plan(built: Built) -> Plan:
+    """The plan as the transactional core carries it out; long ranges stay in files until they are needed.
+
+    Holds scratch space and open files: close ``built.desk.overlay`` when done.
+    """
+    checkpoint = built.desk.ctx.checkpoint
+    shared: dict[str, Shared] = {}
+    patches = []
+    for ref, segment, old in built.desk.overlay.changes():
+        offset = ref.start + segment.at
+        before: Content = old
+        if len(old) > HELD:
+            reader = shared.setdefault(ref.shard, Shared(checkpoint.shards[ref.shard].path))
+            before = Stored(reader, offset, len(old), hashlib.sha256(old).hexdigest())
+        patches.append(
+            Patch(ref.shard, offset, before, segment.new, ref.name, segment.rule, segment.reason, segment.safety)
+        )  # fmt: skip
+    texts = [_text(checkpoint.root, file, edit) for file, edit in sorted(built.desk.texts.items())]
+    skipped = [Skipped(item.rule, item.tensor, item.reason) for item in built.left]
+    return plan_for(checkpoint.root, patches, [t for t in texts if t.old != t.new], skipped)
+
+
+def _text(root: Path, file: str, edit: TextEdit) -> TextPatch:
+    path = root / file
+    old = path.read_bytes() if path.exists() else None
+    return TextPatch(file, old, edit.new, edit.rule, edit.reason, edit.safety)
