@@ -64,3 +64,9 @@ def is_swizzled(layer: QuantizedLayer) -> bool:
     padded = (ceil_div(rows, 128) * 128, ceil_div(columns, 4) * 4)
     flat = (*codes[:-2], padded[0] * padded[1])
     return scales in ((*codes[:-2], *padded), flat)
+
+
+def misfit(layer: QuantizedLayer, declared: Declared) -> bool:
+    """Whether the scales do not fit the codes: what the block size would be is then unknown."""
+    wanted = expected_scales(layer)
+    return is_half_by_fault(layer, declared) or (wanted is not None and layer.scales.shape not in wanted)
