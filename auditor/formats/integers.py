@@ -54,11 +54,17 @@ BITSANDBYTES = Format(
     parts={
         Role.CODES: Part("weight", U8 | frozenset({"I8"})),
         Role.SCALES: Part("weight.absmax", frozenset({"F32", "U8"})),
+        Role.OTHER: _optional("weight.quant_state.bitsandbytes__nf4", U8),
+        Role.ZERO_POINT: _optional("weight.quant_state.bitsandbytes__fp4", U8),
     },
     unaudited=f"bitsandbytes {_WHY}",
 )
 BNB_INT8 = Format(
     name="bitsandbytes-int8",
-    parts={Role.CODES: Part("weight", frozenset({"I8"})), Role.SCALES: Part("SCB", FLOATS)},
+    parts={
+        Role.CODES: Part("weight", frozenset({"I8"})),
+        Role.SCALES: Part("SCB", FLOATS),
+        Role.OTHER: _optional("weight_format", U8),
+    },
     unaudited=f"bitsandbytes {_WHY}",
 )
