@@ -45,6 +45,7 @@ AWQ = replace(
     name="modelopt-awq",
     parts=_WEIGHTS | _AWQ | {Role.INPUT: replace(_INPUT[Role.INPUT], required=False)},
     absent=FORMAT.absent - {"pre_quant_scale"},
+    fits=None,  # its other parts tell it from W4A8: half of the scales is a fault here
 )
 # Scales of blocks of 32 and FP8 activations: input_scale = amax / 448.
 W4A8 = replace(

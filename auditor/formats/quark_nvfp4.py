@@ -12,4 +12,5 @@ FORMAT = replace(
     name="quark-nvfp4",
     parts={**W4A16.parts, Role.INPUT: Part("input_scale_2", SCALARISH, usual=F32, scalar=True)},
     absent=frozenset(),
+    fits=None,
 )
