@@ -245,7 +245,7 @@ def _floats(chunk: Bytes, at: int, dtype: str, detail: bool) -> FloatStats:
     if detail:
         values = decode_floats(chunk, dtype)
         stats.zeros = hits(magnitude == 0, base)
-        stats.negative = hits((codes > bits.magnitude) & (magnitude != 0) & (magnitude <= bits.infinity), base)
+        stats.negative = hits((codes > bits.magnitude) & (magnitude != 0) & (magnitude < bits.infinity), base)
         good = values[np.isfinite(values) & (values > 0)]
         if good.size:
             stats.low, stats.high = float(good.min()), float(good.max())
