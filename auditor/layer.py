@@ -218,6 +218,11 @@ def _sort_out(module: str, leaf: str, ref: TensorRef, result: Recognised) -> Non
         result.plain.append(ref)
 
 
+def is_weight_scale(leaf: str) -> bool:
+    """Whether a leaf's name says that it scales a weight, in whatever spelling."""
+    return "scale" in leaf and leaf not in KV_LEAVES and "input" not in leaf and leaf != "pre_quant_scale"
+
+
 def is_kv(module: str, leaf: str) -> bool:
     """Whether a tensor is a scale or bias of the KV cache, by its name."""
     return leaf in KV_LEAVES or (leaf == "scale" and module.endswith(_KV_CACHE_PARENTS))

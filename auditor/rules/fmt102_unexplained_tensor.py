@@ -9,7 +9,7 @@ from auditor.context import Context
 from auditor.finding import Finding, Severity
 from auditor.formats.base import all_formats
 from auditor.formats.swapped import MARKERS
-from auditor.layer import CODE_DTYPES, split
+from auditor.layer import CODE_DTYPES, is_weight_scale, split
 from auditor.rule import CheckpointRule
 from auditor.tensorref import TensorRef
 
@@ -56,7 +56,7 @@ class UnexplainedTensor(CheckpointRule):
 
 
 def _has_scale(leaves: dict[str, TensorRef]) -> bool:
-    return any("scale" in leaf or leaf == "SCB" for leaf in leaves)
+    return any(is_weight_scale(leaf) or leaf == "SCB" for leaf in leaves)
 
 
 def _closest(leaf: str, ref: TensorRef, leaves: dict[str, TensorRef]) -> str:

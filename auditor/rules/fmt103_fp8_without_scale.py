@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Severity
-from auditor.layer import split
+from auditor.layer import is_weight_scale, split
 from auditor.rule import CheckpointRule
 
 
@@ -15,7 +15,8 @@ class Fp8WithoutScale(CheckpointRule):
     """An FP8 weight has no scale.
 
     ## What it checks
-    F8_E4M3 and F8_E5M2 tensors in whose module nothing is called a scale.
+    F8_E4M3 and F8_E5M2 tensors in whose module nothing is called a scale, those of activations and of the KV cache
+    apart.
 
     ## Why it matters
     The weight is known up to an unknown factor.
@@ -37,7 +38,7 @@ class Fp8WithoutScale(CheckpointRule):
         """One finding per weight."""
         if not ctx.recognised.unclaimed:
             return
-        scaled = {split(name)[0] for name in ctx.checkpoint.tensors if "scale" in split(name)[1]}
+        scaled = {split(name)[0] for name in ctx.checkpoint.tensors if is_weight_scale(split(name)[1])}
         for ref in ctx.recognised.unclaimed:
             module, leaf = split(ref.name)
             if ref.dtype in ("F8_E4M3", "F8_E5M2") and "scale" not in leaf and module not in scaled:
