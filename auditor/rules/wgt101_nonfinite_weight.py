@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
-from auditor.formats.base import SCALE_ROLES
+from auditor.formats.base import SCALE_ROLES, Role
 from auditor.layer import QuantizedLayer
 from auditor.probes import CodeStats, FloatStats
 from auditor.rule import CheckpointRule
@@ -18,7 +18,7 @@ class NonFiniteWeight(CheckpointRule):
 
     ## What it checks
     At full depth: every value of the BF16, F16, F32 and F64 tensors that are not scales, and every byte of FP8
-    weights.  A tensor that is NaN throughout under a scale of zero is left to WGT102.
+    weights.  FP8 weights under a scale that is zero, NaN, infinite or negative are left to WGT102.
 
     ## Why it matters
     One NaN in a norm or an embedding makes every answer NaN; one in a rarely used expert makes some of them.
@@ -43,7 +43,7 @@ class NonFiniteWeight(CheckpointRule):
             if not isinstance(stats, FloatStats | CodeStats) or not stats.nan.count + stats.inf.count:
                 continue
             layer, role = ctx.recognised.roles.get(name, (None, None))
-            if role in SCALE_ROLES or name in cache or _is_zero_weight(layer, stats, ctx):
+            if role in SCALE_ROLES or name in cache or (role is Role.CODES and _is_left(layer, ctx)):
                 continue
             count = stats.nan.count + stats.inf.count
             ref = ctx.checkpoint.tensors[name]
@@ -53,8 +53,9 @@ class NonFiniteWeight(CheckpointRule):
             yield self.finding(ref, message, count=count, places=places, fix=fix, layer=layer.name if layer else "")
 
 
-def _is_zero_weight(layer: QuantizedLayer | None, stats: FloatStats | CodeStats, ctx: Context) -> bool:
-    """Whether an FP8 weight is NaN throughout under a zero scale: WGT102 says so, with its remedy."""
-    if layer is None or not isinstance(stats, CodeStats) or stats.nan.count != stats.size:
+def _is_left(layer: QuantizedLayer | None, ctx: Context) -> bool:
+    """Whether WGT102 speaks of the layer's NaN bytes, with the remedy that the scale allows."""
+    if layer is None or layer.format.scale is not None or layer.codes.dtype != "F8_E4M3":
         return False
-    return 0.0 in (ctx.values(layer.scales) or ())
+    stats = ctx.float_stats(layer.scales)
+    return stats is not None and bool(stats.bad or stats.zeros.count or stats.negative.count)
