@@ -44,12 +44,10 @@ def siblings(layer: QuantizedLayer, ctx: Context) -> Sequence[QuantizedLayer]:
 
 
 def amaxes(layers: Iterable[QuantizedLayer], ctx: Context) -> list[float]:
-    """The plausible activation amaxes of these layers."""
+    """The plausible activation amaxes of these layers; fused 3-D experts may have one for each expert."""
     found = []
     for layer in layers:
-        value = ctx.scalar(layer.input_scale)
-        if value is not None and plausible(layer, value):
-            found.append(amax_of(layer, value))
+        found += [amax_of(layer, v) for v in ctx.values(layer.input_scale) or () if plausible(layer, v)]
     return found
 
 

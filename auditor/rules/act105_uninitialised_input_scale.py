@@ -41,35 +41,33 @@ class UninitialisedInputScale(CheckpointRule):
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         """One finding per implausible scale, and one for the suspects of a set."""
-        done: set[int] = set()
         for layer in ctx.layers:
             peers = ctx.peers.get(layer.name, (layer,))
-            if id(peers) in done:
-                continue
-            done.add(id(peers))
-            yield from self._set(peers, ctx)
+            if peers[0] is layer:  # a set is looked at once, with its first member
+                yield from self._set(peers, ctx)
 
     def _set(self, peers: Sequence[QuantizedLayer], ctx: Context) -> Iterator[Finding]:
         usual = typical(peers, ctx)
         broken, good = 0, []
         for layer in peers:
-            ref, value = layer.input_scale, ctx.scalar(layer.input_scale)
-            if ref is None or value is None or layer.format.unaudited:
+            ref, values = layer.input_scale, ctx.values(layer.input_scale)
+            if ref is None or values is None or layer.format.unaudited:
                 continue
-            if input_faulty(value):
-                broken += 1
-                continue
-            amax = amax_of(layer, value)
-            far = usual is not None and not usual / FAR <= amax <= usual * FAR
-            if plausible(layer, value) and not far:
+            odd = [i for i, v in enumerate(values) if not input_faulty(v) and _odd(layer, v, usual)]
+            unusable = sum(map(input_faulty, values))
+            broken += unusable + len(odd)
+            if odd:
+                fix = remedy(layer, [p for p in peers if p is not layer], ctx)
+                yield self.finding(
+                    ref,
+                    _message(layer, [values[i] for i in odd], usual),
+                    count=len(odd),
+                    places=ctx.places(ref, odd),
+                    fix=fix,
+                    layer=layer.name,
+                )
+            elif not unusable:
                 good.append(layer)
-                continue
-            broken += 1
-            low, high = PLAUSIBLE_AMAX
-            why = f"its peers' median is {usual:.4g}" if far and usual else f"outside {low:g} to {high:g}"
-            message = f"{value:.6g} stands for an activation amax of {amax:.4g}: {why}; uninitialised memory?"
-            fix = remedy(layer, [p for p in peers if p is not layer], ctx)
-            yield self.finding(ref, message, places=ctx.places(ref, [0]), fix=fix, layer=layer.name)
         if good and broken > 1 and broken >= len(good) // 4:
             yield self._suspects(good, broken)
 
@@ -84,3 +82,21 @@ class UninitialisedInputScale(CheckpointRule):
             severity=Severity.INFO,
             layer=good[0].name,
         )
+
+
+def _odd(layer: QuantizedLayer, value: float, usual: float | None) -> bool:
+    """Whether a usable scale is implausible, by itself or beside its peers' median amax."""
+    return not plausible(layer, value) or (usual is not None and not _near(amax_of(layer, value), usual))
+
+
+def _near(amax: float, usual: float) -> bool:
+    return usual / FAR <= amax <= usual * FAR
+
+
+def _message(layer: QuantizedLayer, values: Sequence[float], usual: float | None) -> str:
+    amax = amax_of(layer, values[0])
+    low, high = PLAUSIBLE_AMAX
+    far = usual is not None and not _near(amax, usual)
+    why = f"its peers' median is {usual:.4g}" if far else f"outside {low:g} to {high:g}"
+    more = f" (and {len(values) - 1} more)" if len(values) > 1 else ""
+    return f"{values[0]:.6g}{more} stands for an activation amax of {amax:.4g}: {why}; uninitialised memory?"
