@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from auditor.audit import Depth
 from auditor.context import Context
+from auditor.declaration import Activation
 from auditor.finding import Finding, Severity
 from auditor.layer import QuantizedLayer
 from auditor.peers import remedy
@@ -16,8 +17,8 @@ class MissingInputScale(CheckpointRule):
     """An activation scale is missing though the layer's peers have one.
 
     ## What it checks
-    Among the experts of one layer and projection, and within each fused set: some members have an activation
-    scale and some have none.
+    Among the experts of one layer and projection, within each fused set, and among all layers whose declared
+    algorithm stores activation scales: some members have one and some have none.
 
     ## Why it matters
     Loaders allocate one scale per expert and fill in what the file has.  What it lacks keeps whatever was in
@@ -45,6 +46,12 @@ class MissingInputScale(CheckpointRule):
         sets += [group.members for group in ctx.groups]
         for members in sets:
             yield from self._compare(members, ctx, seen)
+        for algorithm, members in _declared_static(ctx).items():
+            have = sum(layer.input_scale is not None for layer in members)
+            for layer in members:
+                if have and layer.input_scale is None and layer.name not in seen:
+                    message = f"no activation scale, though {have} of {len(members)} layers of {algorithm} have one"
+                    yield self.finding(layer.codes, message, fix=remedy(layer, (), ctx), layer=layer.name)
 
     def _compare(self, members: Sequence[QuantizedLayer], ctx: Context, seen: set[str]) -> Iterator[Finding]:
         comparable = [m for m in members if m.format.is_fp4() or m.input_scale is not None]
@@ -60,3 +67,15 @@ class MissingInputScale(CheckpointRule):
             message = f"no {suffix}, though {len(have)} of {len(comparable)} members of its set have one"
             fix = remedy(layer, have, ctx)
             yield self.finding(layer.codes, message, fix=fix, layer=layer.name)
+
+
+def _declared_static(ctx: Context) -> dict[str, list[QuantizedLayer]]:
+    """The layers that are declared to have a stored activation scale, by the algorithm's name."""
+    found: dict[str, list[QuantizedLayer]] = {}
+    for layer in ctx.layers:
+        algorithm = ctx.declared.algo_for(layer.name)
+        if layer.format.unaudited or algorithm is None or algorithm.activation is not Activation.STATIC:
+            continue
+        if ctx.declared.exclusion(layer.name) is None:
+            found.setdefault(algorithm.name, []).append(layer)
+    return found
