@@ -34,14 +34,14 @@ class ErrorSums:
     """max |w - v|"""
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
-        """Sums add, the largest error is the larger one; order matters in the last bits only."""
+        """Sums add, the largest error is the larger one (NaN is kept); order matters in the last bits only."""
         return ErrorSums(
             self.count + other.count,
             self.squared + other.squared,
             self.source + other.source,
             self.result + other.result,
             self.product + other.product,
-            max(self.largest, other.largest),
+            other.largest if other.largest > self.largest or math.isnan(other.largest) else self.largest,
         )
 
     @property

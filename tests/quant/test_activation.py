@@ -1,0 +1,81 @@
+"""Activation and KV scales, and the three policies for those that were never calibrated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from quant.activation import (
+    FP8_DIVISOR,
+    NVFP4_DIVISOR,
+    Fill,
+    Policy,
+    fill,
+    input_divisor,
+    input_scale,
+    kv_scale,
+)
+from quant.errors import NumericError
+
+
+def f32(*x: float) -> np.ndarray:
+    return np.array(x, np.float32)
+
+
+def test_scales_from_an_amax():
+    assert input_scale(2.5, NVFP4_DIVISOR) == np.float32(2.5) / np.float32(2688)
+    assert input_scale(2.5, FP8_DIVISOR) == np.float32(2.5) / np.float32(448)
+    assert input_scale(0.0, NVFP4_DIVISOR) == 0
+    assert input_divisor(2.5) == np.float32(2688) / np.float32(2.5)
+    assert kv_scale(None) == 1
+    assert kv_scale(896.0) == 2
+    assert kv_scale(0.0) == 1
+    for bad in (-1.0, np.nan, np.inf):
+        for make in (lambda x: input_scale(x, NVFP4_DIVISOR), input_divisor, kv_scale):
+            with pytest.raises(NumericError):
+                make(bad)
+    with pytest.raises(NumericError, match="positive amax"):
+        input_divisor(0.0)
+    with pytest.raises(NumericError, match="inf"):
+        input_divisor(1e-44)
+
+
+def test_min_positive_takes_the_smallest_of_the_same_tensor():
+    made = fill(f32(0.5, 0, 0.25, 3, 0), Fill(Policy.MIN_POSITIVE))
+    assert made.scales.tolist() == [0.5, 0.25, 0.25, 3, 0.25]
+    assert made.zeros.tolist() == [False, True, False, False, True]
+    assert fill(f32(0, -0.0), Fill(Policy.MIN_POSITIVE)).scales.tolist() == [np.float32(1e-8)] * 2
+
+
+def test_peer_max_prefers_the_experts_then_the_fused_set():
+    experts, fused = f32(0.5, 0, 2, np.nan, np.inf), f32(7)
+    assert fill(f32(0), Fill(Policy.PEER_MAX, (experts, fused))).value == 2
+    assert fill(f32(0), Fill(Policy.PEER_MAX, (f32(0, 0), fused))).value == 7
+    with pytest.raises(NumericError, match="no peer"):
+        fill(f32(0), Fill(Policy.PEER_MAX, (f32(0),)))
+
+
+def test_floor():
+    assert fill(f32(0, 1), Fill(Policy.FLOOR, floor=0.125)).scales.tolist() == [0.125, 1]
+    for bad in (None, 0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(NumericError, match="must be positive"):
+            fill(f32(0), Fill(Policy.FLOOR, floor=bad))
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_a_negative_or_broken_scale_is_an_error_and_changes_nothing(policy):
+    for value in (-0.5, np.nan, np.inf, -np.inf):
+        scales = f32(0, 1, value)
+        before = scales.tobytes()
+        with pytest.raises(NumericError, match=r"\[2\]"):
+            fill(scales, Fill(policy, (f32(1),), 1.0))
+        assert scales.tobytes() == before
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_positive_values_are_never_touched_and_the_argument_is_not_changed(policy):
+    scales = f32(0, 1e-40, 5)
+    made = fill(scales, Fill(policy, (f32(9),), 2.0))
+    assert scales[0] == 0
+    assert made.scales[1:].tobytes() == scales[1:].tobytes()
+    assert (made.scales > 0).all()
