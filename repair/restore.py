@@ -7,23 +7,22 @@ that a layer of any size needs the memory of one chunk (of one expert where a fu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from auditor.formats.base import Role
-from auditor.groups import fused_sets
 from auditor.layer import QuantizedLayer
 from quant.errors import NumericError, RepairError
-from quant.floats import Floats, round_to
+from quant.floats import Floats
 from quant.quantised import Quantised
 from quant.scheme import GlobalScale, Scheme
-from repair.restore_pieces import Piece, Reader
-from repair.restore_recipes import Agreement, Choice, Recipe, agreement, candidates
+from repair.restore_habits import Habits, held
+from repair.restore_pieces import Piece
+from repair.restore_recipes import Recipe
 from repair.source import CHUNK, Source
 from repair.source_codes import (
-    WORDS,
     code_lines,
     float_bytes,
     floats,
@@ -32,98 +31,36 @@ from repair.source_codes import (
     scale_lines,
     scheme,
     step_rows,
-    stored_rows,
     stored_scales,
     write_lines,
 )  # fmt: skip
 
-_SAMPLE = 1 << 16  # weights of one layer that are compared to find the recipe
-_LAYERS = 12  # layers of one layout that are compared
 _GAP = 8  # rows read though no block in them is wanted
 _MERGE = 1 << 20  # bytes of a merged piece at most
 
 
 @dataclass
 class Restorer:
-    """Makes pieces for the layers of one checkpoint.
+    """Makes pieces for the layers of one checkpoint, as its exporter would have made them."""
 
-    ``reader`` gives the checkpoint's bytes as they are, ``layers`` are all its layers (sound ones show which recipe
-    the exporter used), ``choice`` is the user's method.
-    """
+    habits: Habits
 
-    source: Source
-    reader: Reader
-    layers: Sequence[QuantizedLayer]
-    choice: Choice = Choice.AUTO
-    _recipes: dict[tuple[str, str], Agreement] = field(default_factory=dict)
-    _sets: dict[str, tuple[QuantizedLayer, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Note which layers share a global scale."""
-        for group in fused_sets(self.layers):
-            for member in group.members:
-                self._sets.setdefault(member.name, group.members)
-
-    def members(self, layer: QuantizedLayer) -> tuple[QuantizedLayer, ...]:
-        """The layer's fused set, whose common amax its global scale stands for; itself alone where it has none."""
-        return self._sets.get(layer.name, (layer,))
-
-    def recipe(self, layer: QuantizedLayer) -> Agreement:
-        """The recipe that gives most of the stored bytes of up to a dozen layers of this layout, and how many.
-
-        With nothing to compare it is the layout's default with a share of 0.
-        """
-        word = self.source.word(layer)
-        key = (layer.format.name, word.value)
-        if key not in self._recipes:
-            alike = [other for other in self.layers if other.format is layer.format]
-            picked = [alike[i] for i in sorted({int(i) for i in np.linspace(0, len(alike) - 1, _LAYERS)})]
-            tried = [Agreement(recipe) for recipe in candidates(scheme(layer), word, self.choice)]
-            for other in picked:
-                self._compare(other, tried)
-            self._recipes[key] = max(tried, key=lambda a: a.same)  # of equals the first
-        return self._recipes[key]
-
-    def _compare(self, layer: QuantizedLayer, tried: list[Agreement]) -> None:
-        shape, high = grid(layer), step_rows(layer)
-        rows = min(shape.rows, max(high, _SAMPLE // max(shape.columns, 1) // high * high))
-        try:
-            kind = scheme(layer)
-            stored = stored_rows(layer, self.reader, 0, 0, rows)
-            w = self.source.rows(layer, 0, 0, rows)
-            amaxes = [self._amax(a.recipe, kind, stored.global_scale, layer) for a in tried]
-        except RepairError:  # no source, or its global scale is broken: this layer says nothing
-            return
-        for one, amax in zip(tried, amaxes, strict=True):
-            if kind.scale is None and kind.block == (0, 0):
-                amax = np.float32(stored.scales.reshape(-1)[0] * np.float32(448))
-            same, looked = agreement(one.recipe, w, stored, amax)
-            one.same, one.looked = one.same + same, one.looked + looked
-
-    def _amax(
-        self, recipe: Recipe, kind: Scheme, wide: NDArray[np.float32] | None, layer: QuantizedLayer
-    ) -> np.float32:
-        """The amax that a stored global scale came from: the source's own where it gives just that scale."""
-        if wide is None:
-            return np.float32(0)
-        told = recipe.amax(kind, wide)
-        for members in (self.members(layer), (layer,)):
-            own = self.source.amax(members)
-            made = recipe.global_scale(kind, own)
-            if made is not None and made.reshape(()) == wide.reshape(()):
-                return own
-        return told
+    @property
+    def source(self) -> Source:
+        """The unquantised weights."""
+        return self.habits.source
 
     def blocks(self, layer: QuantizedLayer, places: Iterable[int]) -> Iterator[Piece]:
         """Codes and scale of single blocks, under the layer's global scale: nothing else changes.
 
-        ``places``: flat indices into the scale tensor, any order.  Raises RepairError where blocks have no scale byte of their own, where
+        ``places``: flat indices into the scale tensor, any order.  Raises RepairError where blocks have no scale
+        byte of their own, where
         the global scale is broken, and where the source lacks the layer or is not finite in such a block.
         """
         lines, kind = scale_lines(layer), scheme(layer)
         if lines is None or kind.scale is None or len(kind.block) != 1:
             raise RepairError(f"{layer.scales.name}: its scales are not one code per block: restore the layer")
-        recipe, size = self.recipe(layer).recipe, kind.block[0]
+        recipe, size = self.habits.recipe(layer).recipe, kind.block[0]
         shape = grid(layer)
         flat = np.unique(np.fromiter(places, np.int64))
         if flat.size and not 0 <= flat[0] <= flat[-1] < layer.scales.size:
@@ -135,8 +72,8 @@ class Restorer:
         for e in np.unique(expert):
             mine = np.flatnonzero(expert == e)
             mine = mine[np.lexsort((column[mine], row[mine]))]
-            wide = global_of(layer, self.reader, int(e))
-            amax = self._amax(recipe, kind, wide, layer)
+            wide = global_of(layer, self.habits.reader, int(e))
+            amax = self.habits.amax(recipe, layer, wide)
             for low, high in _runs(row[mine], max(1, CHUNK // max(shape.columns, 1))):
                 some = mine[low:high]
                 first, last = int(row[some[0]]), int(row[some[-1]]) + 1
@@ -153,7 +90,7 @@ class Restorer:
         kind, shape, high = scheme(layer), grid(layer), step_rows(layer)
         if kind.packed:
             raise RepairError(f"{layer.codes.name}: packed codes are restored by block")
-        recipe = self.recipe(layer).recipe
+        recipe = self.habits.recipe(layer).recipe
         flat = np.unique(np.fromiter(places, np.int64))
         expert, row, column = np.unravel_index(flat, tuple(shape))
         for e in np.unique(expert):
@@ -166,7 +103,7 @@ class Restorer:
                 keep = np.zeros(w.shape, np.bool_)
                 keep[row[some] - first, column[some]] = True
                 w[~keep] = 0  # a NaN elsewhere in the source is none of this repair's concern
-                scales = stored_scales(layer, self.reader, int(e), first, last)
+                scales = stored_scales(layer, self.habits.reader, int(e), first, last)
                 try:
                     made = recipe.under(w, kind, scales, None).stored[row[some] - first, column[some]].tolist()
                 except NumericError as error:
@@ -181,11 +118,12 @@ class Restorer:
         Layouts without a global scale share nothing.  Raises RepairError when the source lacks a layer or is not
         finite, and NumericError never.
         """
-        sharing = [m for m in layers if scheme(m).global_scale is not GlobalScale.NONE]
-        shared = self.source.amax(sharing)
+        shared = self.source.amax([m for m in layers if scheme(m).global_scale is not GlobalScale.NONE])
         for layer in layers:
-            kind, recipe = scheme(layer), self.recipe(layer).recipe
-            top = shared if layer in sharing else self._top(layer, kind)
+            kind, recipe = scheme(layer), self.habits.recipe(layer).recipe
+            top = shared
+            if kind.global_scale is GlobalScale.NONE:
+                top = self.source.amax(self.habits.shared(layer)) if kind.block == (0, 0) else np.float32(0)
             wide = recipe.global_scale(kind, top)
             ref = layer.get(Role.GLOBAL)
             if wide is not None and ref is not None:
@@ -194,16 +132,13 @@ class Restorer:
                 yield Piece(ref, 0, raw)
             yield from self._layer(layer, recipe, kind, top, wide)
 
-    def _top(self, layer: QuantizedLayer, kind: Scheme) -> np.float32:
-        return self.source.amax([layer]) if kind.block == (0, 0) else np.float32(0)
-
     def _layer(
         self, layer: QuantizedLayer, recipe: Recipe, kind: Scheme, top: np.float32, wide: NDArray[np.float32] | None
     ) -> Iterator[Piece]:
         codes, scales = code_lines(layer), scale_lines(layer)
         waiting: list[Quantised] = []
         for chunk in self.source.chunks(layer):
-            made = self._stored(layer, _made(recipe, chunk.weights, kind, top, wide, layer), chunk.weights, recipe)
+            made = held(_made(recipe, chunk.weights, kind, top, wide, layer), layer, chunk.weights, recipe)
             first = chunk.first
             if codes.across:
                 waiting.append(made)
@@ -221,13 +156,6 @@ class Restorer:
             elif first == 0:
                 at = [chunk.expert] if layer.scales.size > 1 else [0] if chunk.expert == 0 else []
                 yield from (Piece(layer.scales, i * layer.scales.itemsize, bytes_of.tobytes()) for i in at)
-
-    def _stored(self, layer: QuantizedLayer, made: Quantised, w: Floats, recipe: Recipe) -> Quantised:
-        """The same under the scales that the file can hold, where its dtype is narrower than float32."""
-        if made.scheme.scale is not None or layer.scales.dtype not in ("BF16", "F16"):
-            return made
-        held = round_to(made.scales.astype(np.float32, copy=False), WORDS[layer.scales.dtype])
-        return recipe.under(w, made.scheme, held, None)
 
 
 def _made(

@@ -7,7 +7,7 @@ bytes is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from quant import fp8, mx, nvfp4, rounding
 from quant.cast import decode
 from quant.codes import E4M3, E8M0
-from quant.errors import NumericError, RepairError, UsageError
-from quant.floats import Floats, Word
+from quant.errors import RepairError, UsageError
+from quant.floats import Floats, Word, round_to
 from quant.mx import ScaleRule
 from quant.nvfp4 import Method
 from quant.quantised import Quantised
 from quant.rounding import Rule
-from quant.scheme import GlobalScale, Scheme
+from quant.scheme import NVFP4, GlobalScale, Scheme
 from quant.sweep import sweep
 
 Scales = NDArray[np.uint8] | NDArray[np.float32]
@@ -43,13 +43,15 @@ class Choice(StrEnum):
 class Recipe:
     """One way to make codes.  Fields that a scheme does not use are left as they are.
 
-    ``method``: NVFP4's choice of block scales; ``word``: precision of the exporter's quotients; ``scale_rule`` and
-    ``code_rule``: MXFP4 and MXFP8.
+    ``method``: NVFP4's choice of block scales; ``word``: precision of the exporter's quotients; ``converted``: a file
+    that divides was made from one that multiplies, by inverting the global scale; ``scale_rule`` and ``code_rule``:
+    MXFP4 and MXFP8.
     """
 
     name: str
     method: Method = Method.DYNAMIC
     word: Word = Word.FLOAT32
+    converted: bool = False
     scale_rule: ScaleRule = ScaleRule.CEIL
     code_rule: Rule = Rule.NEGATIVE
 
@@ -57,9 +59,11 @@ class Recipe:
         """The second-level scale of a set whose largest magnitude is ``amax``, float32 []; None where there is none."""
         if scheme.global_scale is GlobalScale.NONE:
             return None
-        if scheme.global_scale is GlobalScale.DIVIDE:
-            return nvfp4.weight_global_scale(amax, self.word)
-        return nvfp4.weight_scale_2(amax, self._norm(), _peak(scheme))
+        if scheme.global_scale is GlobalScale.MULTIPLY:
+            return nvfp4.weight_scale_2(amax, self._norm(), _peak(scheme))
+        if self.converted:
+            return np.asarray(np.float32(1) / nvfp4.weight_scale_2(amax), np.float32)
+        return divisor(amax, self.word)
 
     def amax(self, scheme: Scheme, stored: NDArray[np.float32]) -> np.float32:
         """The amax that a stored second-level scale speaks of; RepairError unless it is finite and positive."""
@@ -79,6 +83,11 @@ class Recipe:
         ``amax``: of the whole set, where the scheme has a scale for the set; ``wide``: the second-level scale to
         work under.  Zero blocks get what the exporter gives them.  Raises NumericError on NaN, infinity and ragged K.
         """
+        if wide is not None and self.converted:
+            with np.errstate(over="ignore"):
+                own = nvfp4.weight_scale_2(amax) if amax > 0 else np.asarray(np.float32(1) / wide, np.float32)
+            made = replace(self, converted=False).quantise(w, NVFP4, amax, own)
+            return Quantised(scheme, made.stored, made.scales, wide)
         if wide is not None:
             return nvfp4.with_scales(w, self._nvfp4_scales(w, scheme, amax, wide), wide, scheme)
         if scheme.scale is None:
@@ -119,6 +128,17 @@ class Recipe:
         return nvfp4.dynamic_scales(top, wide)
 
 
+def divisor(amax: np.float32, word: Word) -> NDArray[np.float32]:
+    """compressed-tensors' weight_global_scale, float32 []: 2688 times 1 / amax, each rounded to ``word``.
+
+    torch divides a number by a tensor this way.  1 where amax is 0 or the result overflows.
+    """
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        inverse = round_to(np.asarray(np.float32(1) / amax, np.float32), word)
+        made = round_to(np.asarray(inverse * np.float32(2688), np.float32), word)
+    return made if np.isfinite(made) else np.asarray(1, np.float32)
+
+
 def _peak(scheme: Scheme) -> np.float32:
     return np.float32(1 if scheme.block == (32,) else 6)
 
@@ -133,7 +153,12 @@ def candidates(scheme: Scheme, word: Word, choice: Choice = Choice.AUTO) -> tupl
     words = dict.fromkeys((word, Word.FLOAT32))
     if scheme.global_scale is GlobalScale.DIVIDE:
         amax = tuple(Recipe(f"amax, quotients in {w}", word=w) for w in words)
+        amax += (
+            Recipe("amax, converted", converted=True),
+            Recipe("amax, static, converted", Method.STATIC, converted=True),
+        )
         mse = tuple(Recipe(f"mse, quotients in {w}", Method.SWEEP, w) for w in words)
+        mse += (Recipe("mse, converted", Method.SWEEP, converted=True),)
     else:
         amax = (Recipe("amax, dynamic"), Recipe("amax, static", Method.STATIC))
         mse = (Recipe("mse", Method.SWEEP),)
@@ -171,22 +196,3 @@ class Agreement:
     def share(self) -> float:
         """The share that agrees; 0 when nothing was compared."""
         return self.same / self.looked if self.looked else 0.0
-
-
-def agreement(recipe: Recipe, w: Floats, stored: Quantised, amax: np.float32) -> tuple[int, int]:
-    """(equal, compared) among the scales and codes of ``stored`` when ``w`` is quantised under its global scale.
-
-    Codes of equal value count as equal.  What cannot be quantised counts as different.
-    """
-    total = stored.scales.size + stored.stored.size
-    try:
-        ours = recipe.quantise(w, stored.scheme, amax, stored.global_scale)
-    except NumericError:
-        return 0, total
-    values = stored.scheme.element.values
-    codes = values[ours.codes] == values[stored.codes]
-    pairs = codes.reshape(*stored.stored.shape, -1).all(-1)
-    return int(np.count_nonzero(pairs)) + int(np.count_nonzero(ours.scales == stored.scales)), total
-
-
-__all__ = ["Agreement", "Choice", "Recipe", "agreement", "candidates"]

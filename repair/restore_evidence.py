@@ -1,0 +1,145 @@
+"""What only the unquantised weights can prove: that they are this layer's, and that a clamp hid large blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auditor.layer import QuantizedLayer
+from quant import rounding
+from quant.errors import NumericError, RepairError
+from quant.scheme import GlobalScale
+from repair.restore_habits import Habits
+from repair.restore_pieces import Reader
+from repair.source import Source, finite_amax
+from repair.source_codes import Grid, global_of, grid, scale_lines, scheme, step_rows, stored_rows
+
+LEAST = 0.95  # share of sound codes that the right source gives; 0.997 and more in real exports
+_ENOUGH = 4096  # codes under sound scales that settle it
+_SAMPLE = 1 << 16
+_OVERFLOW = np.float32(464)  # midpoint to the would-be 480: from here on a bare E4M3 cast overflows
+_KEPT = 8
+
+
+@dataclass
+class Fit:
+    """Codes under sound scales, and how many of them the source gives under those very scales."""
+
+    same: int = 0
+    looked: int = 0
+
+    @property
+    def share(self) -> float:
+        """The share that agrees; 0 when there was nothing to compare."""
+        return self.same / self.looked if self.looked else 0.0
+
+
+def fit(layer: QuantizedLayer, habits: Habits) -> Fit:
+    """How well the source explains a layer: its first rows quantised under the scales the file has.
+
+    Rounding under a given scale is the same in every export, however the scale was chosen; so the right source gives
+    nearly all codes, and one that was smoothed or rotated before quantisation does not.  Codes under a scale that is
+    NaN or zero, and blocks of 0x77, are left out.
+    """
+    shape, high = grid(layer), step_rows(layer)
+    rows = min(shape.rows, max(high, _SAMPLE // max(shape.columns, 1) // high * high))
+    stored = stored_rows(layer, habits.reader, 0, 0, rows)
+    w = habits.source.rows(layer, 0, 0, rows)
+    steps = stored.steps()
+    sound = np.isfinite(steps) & (steps > 0)
+    if not sound.any() or (stored.global_scale is not None and not np.isfinite(stored.global_scale)):
+        return Fit()
+    scales = np.where(sound, stored.scales, stored.scales[sound][0])  # the others are not looked at
+    try:
+        ours = habits.recipe(layer).recipe.under(w, stored.scheme, scales, stored.global_scale)
+    except NumericError:
+        return Fit()
+    values = stored.scheme.element.values
+    same = values[ours.codes] == values[stored.codes]
+    looked = _spread(sound, stored.scheme.block, Grid(1, rows, shape.columns))
+    if stored.scheme.packed:
+        size = stored.scheme.block[0]
+        lost = (stored.codes.reshape(rows, -1, size) == 7).all(-1)
+        looked &= ~_spread(lost, stored.scheme.block, Grid(1, rows, shape.columns))
+    return Fit(int(np.count_nonzero(same & looked)), int(np.count_nonzero(looked)))
+
+
+def _spread(mask: NDArray[np.bool_], block: tuple[int, ...], shape: Grid) -> NDArray[np.bool_]:
+    from quant.blocks import spread
+
+    return spread(mask.astype(np.float32), (shape.rows, shape.columns), block) > 0
+
+
+def require_source(layer: QuantizedLayer, habits: Habits) -> Fit:
+    """The fit of a layer, or of its kin where it has too few sound codes itself: never less than LEAST.
+
+    Kin are its fused set, then layers of the same projection.  Raises RepairError when the source does not give
+    their codes, when nothing can be compared, and for a layer whose weights were changed before quantisation as its
+    tensors show (AWQ, SVDQuant).
+    """
+    changed = [role.value for role in layer.parts if role.value in ("pre_quant", "lora_a")]
+    if changed:
+        raise RepairError(f"{layer.codes.name}: the weights were changed before quantisation ({changed[0]})")
+    kin = [layer, *(m for m in habits.members(layer) if m is not layer)]
+    kin += [o for o in habits.layers if o.leaf == layer.leaf and o.format is layer.format and o not in kin][:8]
+    found = Fit()
+    for one in kin:
+        try:
+            more = fit(one, habits)
+        except RepairError:
+            if one is layer:
+                raise
+            continue
+        found = Fit(found.same + more.same, found.looked + more.looked)
+        if found.looked >= _ENOUGH:
+            break
+    if found.share < LEAST:
+        source = habits.source.regions(layer)[0].matrix.ref.name
+        share = f"{found.share:.1%} of {found.looked} codes" if found.looked else "nothing comparable"
+        raise RepairError(
+            f"{layer.codes.name}: the source's {source} is not what it was made from ({share} agree):"
+            " another model's, or changed before quantisation (AWQ, SmoothQuant, a rotation)"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """Blocks whose largest source weight is beyond 6 * 464 * global scale: their scale was clamped.
+
+    ``first``: flat indices into the scales; ``worst``: the largest ratio of a block's amax to the 6 * 448 * global
+    scale that the file can express.
+    """
+
+    count: int = 0
+    first: tuple[int, ...] = ()
+    worst: float = 0.0
+
+
+def saturation(layer: QuantizedLayer, source: Source, reader: Reader) -> Saturation:
+    """The proof of hidden saturation, from every block of the source; nothing where the layout has no global scale.
+
+    Raises RepairError when the source lacks the layer or is not finite, or the global scale is no positive number.
+    """
+    kind, lines, shape = scheme(layer), scale_lines(layer), grid(layer)
+    if kind.global_scale is GlobalScale.NONE or lines is None:
+        return Saturation()
+    count, worst = 0, 0.0
+    first: list[int] = []
+    for chunk in source.chunks(layer):
+        finite_amax(chunk, layer)
+        wide = global_of(layer, reader, chunk.expert)
+        if wide is None or not (np.isfinite(wide) and wide > 0):
+            raise RepairError(f"{layer.codes.name}: its global scale is no positive number")
+        unit = np.float32(6) / wide if kind.global_scale is GlobalScale.DIVIDE else np.float32(6) * wide
+        ratio = rounding.block_amax(chunk.weights, kind.block[0]) / unit
+        over = np.argwhere(ratio > _OVERFLOW)
+        count += len(over)
+        worst = max(worst, float(ratio.max(initial=0)) / 448)
+        for row, column in over[: _KEPT - len(first)].tolist():
+            row += chunk.first
+            flat = column * shape.rows + row if lines.across else row * lines.width + column
+            first.append(chunk.expert * shape.rows * lines.width + flat)
+    return Saturation(count, tuple(sorted(first)), worst)

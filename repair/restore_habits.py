@@ -1,0 +1,156 @@
+"""What the exporter of a checkpoint was in the habit of doing, found by comparing its sound layers with the source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auditor.groups import fused_sets
+from auditor.layer import QuantizedLayer
+from quant import fp8
+from quant.errors import NumericError, RepairError
+from quant.floats import Floats, round_to
+from quant.quantised import Quantised
+from quant.scheme import GlobalScale
+from repair.restore_pieces import Reader
+from repair.restore_recipes import Agreement, Choice, Recipe, candidates
+from repair.source import Source
+from repair.source_codes import WORDS, grid, scheme, step_rows, stored_rows, stored_scales
+
+_SAMPLE = 1 << 16  # weights of one layer that are compared
+_LAYERS = 12  # layers of one layout that are compared
+
+
+@dataclass
+class Habits:
+    """``reader``: the checkpoint's bytes as they are; ``layers``: all its layers; ``choice``: the user's method."""
+
+    source: Source
+    reader: Reader
+    layers: Sequence[QuantizedLayer]
+    choice: Choice = Choice.AUTO
+    _recipes: dict[tuple[str, str], Agreement] = field(default_factory=dict)
+    _sets: dict[str, tuple[QuantizedLayer, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Note which layers are fused on load."""
+        for group in fused_sets(self.layers):
+            for member in group.members:
+                self._sets.setdefault(member.name, group.members)
+
+    def members(self, layer: QuantizedLayer) -> tuple[QuantizedLayer, ...]:
+        """The layer's fused set; itself alone where it has none."""
+        return self._sets.get(layer.name, (layer,))
+
+    def recipe(self, layer: QuantizedLayer) -> Agreement:
+        """The recipe that gives most of the stored bytes of up to a dozen layers of this layout, and how many.
+
+        With nothing to compare it is the layout's default with a share of 0.  Raises RepairError when the source
+        has no such layer.
+        """
+        word = self.source.word(layer)
+        key = (layer.format.name, word.value)
+        if key not in self._recipes:
+            alike = [other for other in self.layers if other.format is layer.format]
+            picked = [alike[i] for i in sorted({int(i) for i in np.linspace(0, len(alike) - 1, _LAYERS)})]
+            tried = [Agreement(recipe) for recipe in candidates(scheme(layer), word, self.choice)]
+            for other in picked:
+                self._compare(other, tried)
+            self._recipes[key] = max(tried, key=lambda a: a.same)  # of equals the first
+        return self._recipes[key]
+
+    def shared(self, layer: QuantizedLayer) -> tuple[QuantizedLayer, ...]:
+        """The layers whose common amax this one's scale stands for.
+
+        A global scale serves a fused set.  Scales per FP8 tensor do in some exports: those of the same projections
+        tell, the layer's own set before the others.
+        """
+        members = self.members(layer)
+        kind = scheme(layer)
+        if len(members) == 1 or kind.global_scale is not GlobalScale.NONE:
+            return members
+        if kind.block != (0, 0):
+            return (layer,)
+        leaves = {m.leaf for m in members}
+        peers = [m for m in members if m is not layer]
+        peers += [o for o in self.layers if o.leaf in leaves and o.format is layer.format and o not in members][:32]
+        for peer in peers:
+            whole = self.members(peer)
+            alone, together = self._fp8_scale([peer]), self._fp8_scale(whole)
+            stored = stored_scales(peer, self.reader, 0, 0, grid(peer).rows).reshape(-1)[:1]
+            if alone != together and stored.tobytes() in (alone, together):
+                return members if stored.tobytes() == together else (layer,)
+        return (layer,)
+
+    def _fp8_scale(self, layers: Sequence[QuantizedLayer]) -> bytes:
+        """The scale per tensor, as float32 bytes, that these layers' common amax gives; nothing without a source."""
+        try:
+            top = self.source.amax(layers)
+        except RepairError:
+            return b""
+        made = fp8.scales_of(np.asarray([top], np.float32))
+        dtype = layers[0].scales.dtype
+        return (round_to(made, WORDS[dtype]) if dtype in WORDS else made).tobytes()
+
+    def amax(self, recipe: Recipe, layer: QuantizedLayer, wide: NDArray[np.float32] | None) -> np.float32:
+        """The amax that a stored global scale came from: the source's own where it gives just that scale.
+
+        Raises RepairError when the global scale is no positive number.
+        """
+        if wide is None:
+            return np.float32(0)
+        kind = scheme(layer)
+        told = recipe.amax(kind, wide)
+        for members in (self.members(layer), (layer,)):
+            own = self.source.amax(members)
+            made = recipe.global_scale(kind, own)
+            if made is not None and made.reshape(()) == wide.reshape(()):
+                return own
+        return told
+
+    def _compare(self, layer: QuantizedLayer, tried: Sequence[Agreement]) -> None:
+        """Count, for every recipe, the bytes of the layer's first rows that it gives."""
+        shape, high = grid(layer), step_rows(layer)
+        rows = min(shape.rows, max(high, _SAMPLE // max(shape.columns, 1) // high * high))
+        try:
+            stored = stored_rows(layer, self.reader, 0, 0, rows)
+            w = self.source.rows(layer, 0, 0, rows)
+            for one in tried:
+                same, looked = self._agreement(one.recipe, layer, w, stored)
+                one.same, one.looked = one.same + same, one.looked + looked
+        except RepairError:  # no source, or a broken global scale: this layer says nothing
+            return
+
+    def _agreement(self, recipe: Recipe, layer: QuantizedLayer, w: Floats, stored: Quantised) -> tuple[int, int]:
+        """(equal, compared) among scales and codes of ``stored`` when ``w`` is quantised under its global scale.
+
+        Codes of equal value count as equal; so does a global scale that this recipe makes.  What cannot be
+        quantised counts as different.
+        """
+        kind, wide = stored.scheme, stored.global_scale
+        total = stored.scales.size + stored.stored.size
+        made = recipe.global_scale(kind, self.source.amax(self.members(layer)))
+        same = int(made is not None and wide is not None and made.reshape(()) == wide.reshape(()))
+        total += int(wide is not None)
+        amax = self.amax(recipe, layer, wide)
+        try:
+            if kind.scale is None and kind.block == (0, 0):
+                ours = recipe.under(w, kind, stored.scales, None)
+            else:
+                ours = held(recipe.quantise(w, kind, amax, wide), layer, w, recipe)
+        except NumericError:
+            return same, total
+        values = kind.element.values
+        codes = (values[ours.codes] == values[stored.codes]).reshape(*stored.stored.shape, -1).all(-1)
+        return same + int(np.count_nonzero(codes)) + int(np.count_nonzero(ours.scales == stored.scales)), total
+
+
+def held(made: Quantised, layer: QuantizedLayer, w: Floats, recipe: Recipe) -> Quantised:
+    """The same under the scales that the file can hold, where its dtype is narrower than float32."""
+    if made.scheme.scale is not None or layer.scales.dtype not in ("BF16", "F16"):
+        return made
+    rounded = round_to(made.scales.astype(np.float32, copy=False), WORDS[layer.scales.dtype])
+    return recipe.under(w, made.scheme, rounded, None)
