@@ -49,6 +49,34 @@ class Built:
     wider: dict[Safety, int] = field(default_factory=dict)  # what a higher risk would mend besides
 
 
+class LayerChange(NamedTuple):
+    """What a plan does to one layer (or to tensors of no layer, or to a file, under its name)."""
+
+    layer: str
+    nbytes: int
+    rules: tuple[str, ...]
+    effects: tuple[Effect, ...]
+
+
+def by_layer(built: Built, plan: Plan) -> list[LayerChange]:
+    """The plan's patches and texts by layer, in order of file and offset."""
+    roles = built.desk.ctx.recognised.roles
+    sizes: dict[str, int] = {}
+    rules: dict[str, set[str]] = {}
+    for patch in plan.patches:
+        known = roles.get(patch.tensor)
+        name = known[0].name if known else patch.tensor
+        sizes[name] = sizes.get(name, 0) + patch.length
+        rules.setdefault(name, set()).update(patch.rule.split("+"))
+    for text in plan.texts:
+        sizes[text.file] = len(text.new or b"")
+        rules[text.file] = set(text.rule.split("+"))
+    effects: dict[str, list[Effect]] = {}
+    for effect in (e for r in built.repairs for e in r.effects):
+        effects.setdefault(effect.layer, []).append(effect)
+    return [LayerChange(n, sizes[n], tuple(sorted(rules[n])), tuple(effects.get(n, ()))) for n in sizes]
+
+
 def build(ctx: Context, findings: Sequence[Finding], options: Options) -> Built:
     """Plan the repair of these findings."""
     built = Built(Desk(ctx, options, tuple(findings)))

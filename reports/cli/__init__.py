@@ -8,6 +8,7 @@ import typer
 
 from reports.cli.demo import demo
 from reports.cli.explain import explain
+from reports.cli.repair import repair
 from reports.cli.scan import scan
 
 app = typer.Typer(
@@ -41,5 +42,6 @@ def main(
 
 
 app.command()(scan)
+app.command()(repair)
 app.command()(explain)
 app.command()(demo)

@@ -1,0 +1,1 @@
+"""Mends checkpoints: the only room that writes, and only what a plan says, with a way back."""

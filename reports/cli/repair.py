@@ -1,0 +1,252 @@
+"""`audit repair`: plan a repair, and with --write carry it out."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditor.finding import Finding, Safety, Severity
+from quant.errors import RepairError, UsageError
+from reports.cli import choices, repairoptions
+from reports.cli.guard import ending, say, silence
+from reports.cli.options import ColorOption, ConfigOption, DepthOption, JobsOption, NoProgressOption
+from reports.report import Exit
+from reports.settings import load
+
+if TYPE_CHECKING:
+    from auditor.audit import Audit
+    from auditor.context import Context
+    from auditor.rule import Rule
+    from repair.build import Built
+    from repair.fixes.desk import Options
+    from repair.patch import Plan
+    from reports.cli.progress import Progress
+    from reports.layout import Line
+    from reports.repairtext import Done
+
+
+@dataclass(frozen=True)
+class Job:
+    """A repair as asked for."""
+
+    checkpoint: str
+    depth: str
+    rules: tuple[Rule, ...] | None
+    options: Options
+    write: bool
+    out: Path | None
+    plan_file: Path | None
+    json: bool
+    color: bool | None
+    jobs: int | None
+    progress: Progress | None
+    source: Path | None = None
+    method: str = "amax"
+
+    def run(self) -> int:
+        """Scan, plan, print; and write where that was asked for."""
+        from repair import build
+
+        ctx, audit = self._scan(self.checkpoint)
+        try:
+            built = build.build(ctx, audit.findings, self.options)
+            plan = build.plan(built)
+            if self.plan_file is not None:
+                from repair.planfile import save
+
+                save(plan, self.plan_file)
+                say(f"plan written to {self.plan_file}")
+            if not self._print_plan(built, plan):
+                return self._verdict(built, plan, audit)
+            outcome = self._carry_out(ctx, audit, plan)
+            self._print_outcome(built, plan, outcome)
+            return Exit.FINDINGS if outcome.errors else Exit.CLEAN
+        finally:
+            ctx.close()
+
+    def _scan(self, path: str) -> tuple[Context, Audit]:
+        from auditor.engine import examine
+
+        if self.progress:
+            self.progress.begin()
+        try:
+            found = examine(
+                path, depth=choices.depth(self.depth), rules=self.rules, jobs=self.jobs, progress=self.progress
+            )
+        finally:
+            if self.progress:
+                self.progress.clear()
+        if found[1].errors:
+            first = found[1].errors[0]
+            raise RepairError(f"internal error of {first.rule} at {first.where}: {first.error}; please report it")
+        return found
+
+    def _print_plan(self, built: Built, plan: Plan) -> bool:
+        """Print what is planned; whether there is something to write, and it is to be written."""
+        acts = self.write and bool(plan.touched or built.tensors)
+        if self.json:
+            if not acts:
+                self._emit_json(built, plan, None)
+            return acts
+        from reports import repairtext
+
+        limit = repairtext.SHOWN if sys.stdout.isatty() else None
+        self._emit(repairtext.planned(built, plan, self._width(), limit))
+        if plan.touched and not self.write:
+            self._emit(repairtext.unwritten(self._width()))
+        return acts
+
+    def _verdict(self, built: Built, plan: Plan, audit: Audit) -> int:
+        """Of a run that wrote nothing: 1 when there is something to do, or when errors remain."""
+        if plan.touched:
+            return Exit.FINDINGS
+        return Exit.FINDINGS if any(f.severity is Severity.ERROR for f in audit.findings) else Exit.CLEAN
+
+    def _carry_out(self, ctx: Context, audit: Audit, plan: Plan) -> Done:
+        from repair.carry import carry_out
+
+        from reports.repairtext import Done
+
+        start = time.monotonic()
+        entry = carry_out(ctx.checkpoint.root, plan, self.out)
+        where = str(self.out) if self.out is not None else ""
+        _, after = self._scan(where or self.checkpoint)
+        before = {(f.code, f.tensor) for f in audit.findings}
+        now = {(f.code, f.tensor) for f in after.findings}
+        return Done(
+            entry=entry,
+            seconds=time.monotonic() - start,
+            errors=sum(f.severity is Severity.ERROR for f in after.findings),
+            gone=len(before - now),
+            fresh=tuple(_said(f) for f in after.findings if (f.code, f.tensor) not in before),
+            where=where,
+        )
+
+    def _print_outcome(self, built: Built, plan: Plan, outcome: Done) -> None:
+        if self.json:
+            self._emit_json(built, plan, outcome)
+            return
+        from repair.build import by_layer
+        from reports import repairtext
+
+        limit = repairtext.SHOWN if sys.stdout.isatty() else None
+        self._emit([()])
+        self._emit(repairtext.layers(by_layer(built, plan), self._width(), limit))
+        self._emit(repairtext.done(plan, outcome, self._width()))
+
+    def _emit(self, lines: Iterable[Line]) -> None:
+        from reports.cli.printing import print_text
+
+        try:
+            print_text(lines, self.color)
+        except BrokenPipeError:
+            silence()
+
+    def _emit_json(self, built: Built, plan: Plan, outcome: Done | None) -> None:
+        from reports import output, repairjson
+
+        output.to_stream(repairjson.render(self.checkpoint, built, plan, outcome), sys.stdout)
+
+    def _width(self) -> int | None:
+        from reports.cli.printing import columns
+
+        return columns() if sys.stdout.isatty() else None
+
+
+def _said(finding: Finding) -> str:
+    return f"{finding.code} {finding.tensor}"
+
+
+def repair(
+    checkpoint: repairoptions.Checkpoint,
+    write: repairoptions.Write = False,
+    risk: repairoptions.Risk = repairoptions.RiskName.EXACT,
+    policy: repairoptions.PolicyOption = "peer-max",
+    select: repairoptions.Select = None,
+    ignore: repairoptions.Ignore = None,
+    include: repairoptions.Include = None,
+    depth: DepthOption = None,
+    out: repairoptions.Out = None,
+    plan: repairoptions.PlanFile = None,
+    apply: repairoptions.Apply = None,
+    source: repairoptions.Source = None,
+    method: repairoptions.Method = repairoptions.MethodName.AMAX,
+    format_: repairoptions.Format = repairoptions.FormatName.TABLE,
+    color: ColorOption = None,
+    no_progress: NoProgressOption = None,
+    jobs: JobsOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Mend a checkpoint.  Shows what would change; writes only with --write, journalled, with a way back.
+
+    Exit code 0: done, or nothing to do; 1: there is something to do, or errors remain; 2: wrong usage; 3: refused
+    or failed, nothing half done.
+    """
+
+    def run() -> int:
+        from reports.cli.printing import print_text  # noqa: F401  # fails early where stdout is closed
+
+        file = load(config)
+        if apply is not None:
+            return repairoptions.apply_file(checkpoint, apply, write=write, out=out)
+        job = Job(
+            checkpoint=checkpoint,
+            depth=depth or file.depth or "scales",
+            rules=_rules(repairoptions.words(select) or file.select, repairoptions.words(ignore) or file.ignore),
+            options=_options(risk, policy, repairoptions.words(include)),
+            write=write or out is not None,
+            out=out,
+            plan_file=plan,
+            json=format_ == repairoptions.FormatName.JSON,
+            color={"always": True, "never": False}.get(color or file.color or "auto"),
+            jobs=jobs or file.jobs,
+            progress=_watch(not (no_progress or file.no_progress)),
+            source=source,
+            method=method,
+        )
+        return job.run()
+
+    raise ending(run)
+
+
+def _watch(wanted: bool) -> Progress | None:
+    from reports.cli.progress import watch
+
+    return watch(wanted)
+
+
+def _rules(selected: tuple[str, ...], ignored: tuple[str, ...]) -> tuple[Rule, ...] | None:
+    if not selected and not ignored:
+        return None
+    from auditor.rule import all_rules
+    from auditor.select import select
+
+    return select(all_rules(), selected, ignored)
+
+
+def _options(risk: str, policy: str, include: tuple[str, ...]) -> Options:
+    from quant.activation import Policy
+    from repair.fixes.catalogue import ENTRIES
+    from repair.fixes.desk import Options
+
+    unknown = [code for code in include if code not in ENTRIES]
+    if unknown:
+        known = ", ".join(sorted(code for code, entry in ENTRIES.items() if entry.asked))
+        raise UsageError(f"--include {unknown[0]}: no repair waits to be asked for by that code; these do: {known}")
+    name, _, value = policy.partition("=")
+    floor: float | None = None
+    if name not in {p.value for p in Policy} or bool(value) != (name == Policy.FLOOR.value):
+        raise UsageError(f"--policy {policy!r}: not one of peer-max, min-positive, floor=VALUE")
+    if value:
+        try:
+            floor = float(value)
+        except ValueError:
+            floor = math.nan
+        if not 2.0**-126 <= floor < 2.0**127:
+            raise UsageError(f"--policy {policy!r}: the floor must be a positive float32 number")
+    return Options(Safety[risk.upper()], Policy(name), floor, frozenset(include))

@@ -1,0 +1,63 @@
+"""The options of `audit repair`: flag, environment variable, help."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RiskName = StrEnum("RiskName", {"EXACT": "exact", "BOUNDED": "bounded", "GUESS": "guess"})
+MethodName = StrEnum("MethodName", {"AMAX": "amax", "MSE": "mse"})
+FormatName = StrEnum("FormatName", {"TABLE": "table", "JSON": "json"})
+
+Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder, shard or index file.")]
+Write = Annotated[bool, typer.Option("--write", help="Carry the plan out: in place, journalled, verified.")]
+Risk = Annotated[
+    RiskName,
+    typer.Option(envvar="AUDIT_RISK", help="exact: no sound weight moves; bounded: by a stated error; guess: any."),
+]
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        "--policy", envvar="AUDIT_POLICY", metavar="POLICY",
+        help="Unusable activation scales become: peer-max, min-positive or floor=VALUE.",
+    ),
+]  # fmt: skip
+Select = Annotated[
+    list[str] | None,
+    typer.Option(envvar="AUDIT_SELECT", metavar="CODES", help="Repair only findings whose codes start so (A,B,...)."),
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(envvar="AUDIT_IGNORE", metavar="CODES", help="Leave findings alone; the longest prefix wins."),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(envvar="AUDIT_INCLUDE", metavar="CODES", help="Also repairs made only when asked for by code."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(envvar="AUDIT_OUT", metavar="DIR", help="Write a repaired copy there, leave the original alone."),
+]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", envvar="AUDIT_PLAN", metavar="FILE", help="Save the plan as JSON.")
+]
+Apply = Annotated[
+    Path | None,
+    typer.Option("--apply", envvar="AUDIT_APPLY", metavar="FILE", help="Take this plan instead of making one."),
+]
+Source = Annotated[
+    Path | None,
+    typer.Option(envvar="AUDIT_SOURCE", metavar="DIR", help="The unquantised checkpoint: restores what was lost."),
+]
+Method = Annotated[
+    MethodName, typer.Option(envvar="AUDIT_METHOD", help="How restored blocks get their scales, with --source.")
+]
+Format = Annotated[FormatName, typer.Option("--format", "-f", help="Form of the report.")]
+
+
+def words(given: list[str] | None) -> tuple[str, ...]:
+    """The codes of a repeated option, each of which may hold several between commas."""
+    return tuple(code.strip() for word in given or () for code in word.split(",") if code.strip())

@@ -1,0 +1,60 @@
+"""A repair for other programs: one JSON object, fields may be added, never renamed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from reports.jsonfile import SCHEMA_VERSION, Json
+
+if TYPE_CHECKING:
+    from repair.build import Built, Repair
+    from repair.patch import Plan
+    from reports.repairtext import Done
+
+
+def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> str:
+    """The plan, and what came of it where it was carried out."""
+    options = built.desk.options
+    document: dict[str, Json] = {
+        "schema_version": SCHEMA_VERSION,
+        "checkpoint": checkpoint,
+        "risk": options.risk.label,
+        "policy": options.policy.value if options.floor is None else f"floor={options.floor!r}",
+        "written": outcome is not None,
+        "repairs": [_repair(repair) for repair in built.repairs],
+        "skipped": [
+            {"code": item.rule, "tensor": item.tensor, "reason": item.reason, "count": item.places}
+            for item in built.left
+        ],
+        "settled": [{"code": code, "tensor": tensor} for code, tensor in built.settled],
+        "patches": len(plan.patches),
+        "bytes": plan.nbytes,
+        "files": list(plan.touched),
+        "wider": {safety.label: n for safety, n in sorted(built.wider.items())},
+    }
+    if outcome is not None:
+        document["outcome"] = {
+            "entry": outcome.entry,
+            "where": outcome.where,
+            "findings_gone": outcome.gone,
+            "findings_new": list(outcome.fresh),
+            "errors_left": outcome.errors,
+        }
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _repair(repair: Repair) -> dict[str, Json]:
+    return {
+        "code": repair.rule,
+        "tensor": repair.tensor,
+        "safety": repair.safety.label,
+        "reason": repair.reason,
+        "places": repair.places,
+        "change": repair.change,
+        "layers": list(repair.layers),
+        "group": repair.group,
+        "effects": [
+            {"layer": e.layer, "of": e.of, "before": e.before, "after": e.after, "note": e.note} for e in repair.effects
+        ],
+    }

@@ -1,0 +1,176 @@
+"""A repair in words: what is planned, what is left and why, what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from auditor.finding import Safety
+from reports.escape import short, visible
+from reports.layout import Line, Span, cells, fold, fold_name, pad
+from reports.quantity import number, plural, size
+
+if TYPE_CHECKING:
+    from repair.build import Built, LayerChange, Repair
+    from repair.effect import Effect
+    from repair.patch import Plan
+
+SHOWN = 40  # repairs listed on a terminal; JSON and --plan have all
+_REASONS = 12  # reasons listed for what is left
+_STYLE = {Safety.EXACT: "fix", Safety.RESTORED: "fix", Safety.BOUNDED: "info", Safety.GUESS: "warning"}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a repair that was carried out did.  ``after``: errors that a new scan of the folder still finds."""
+
+    entry: str
+    seconds: float
+    errors: int
+    gone: int
+    fresh: tuple[str, ...] = ()
+    where: str = ""
+
+
+def planned(built: Built, plan: Plan, width: int | None, limit: int | None = None) -> Iterator[Line]:
+    """Every repair: safety, rule, tensor; below it what becomes what, and the error it makes or mends."""
+    rows = built.repairs
+    for repair in rows[:limit]:
+        yield from _repair(repair, width)
+    if limit is not None and len(rows) > limit:
+        yield (Span(f"... and {number(len(rows) - limit)} more (--format json or --plan FILE lists all)", "faint"),)
+    if rows:
+        yield ()
+    yield from left(built, width)
+    yield from _folded(_total(built, plan), width, "strong")
+
+
+def _repair(repair: Repair, width: int | None) -> Iterator[Line]:
+    head = (
+        Span(pad(repair.safety.label, 9), _STYLE[repair.safety]),
+        Span(f"{repair.rule}  ", "strong"),
+    )
+    used = sum(cells(span.text) for span in head)
+    name = repair.tensor
+    parts = fold_name(short(name), width - used if width else None)
+    yield (*head, Span(parts[0], "name"))
+    for part in parts[1:]:
+        yield Span(" " * used), Span(part, "name")
+    details = f"{plural(repair.places, 'place')}: {repair.change}"
+    if repair.group:
+        details = f"{repair.group}: {repair.change}"
+    for text, style in ((details, ""), (error(repair.effects), ""), (repair.reason, "faint")):
+        for part in fold(visible(text), width - 9 if width else None) if text else ():
+            yield Span(" " * 9), Span(part, style)
+
+
+def error(effects: Sequence[Effect]) -> str:
+    """Predicted errors of the layers that a repair touches, "" where weights do not change."""
+    shown = []
+    for effect in effects[:4]:
+        leaf = f"{effect.layer.rpartition('.')[2]} " if len(effects) > 1 else ""
+        if effect.before is None or effect.after is None:
+            shown.append(f"{leaf}{effect.note}")
+            continue
+        more = f" ({effect.note})" if effect.note else ""
+        shown.append(f"{leaf}error {percent(effect.before)} -> {percent(effect.after)} of {effect.of}{more}")
+    if len(effects) > 4:
+        shown.append(f"and {len(effects) - 4} more layers")
+    return "; ".join(shown)
+
+
+def percent(part: float) -> str:
+    """A relative error as a percentage of three digits."""
+    if part == 0:
+        return "0"
+    value = 100 * part
+    return f"{value:.3g} %" if 0.001 <= value < 1000 else f"{value:.2e} %"
+
+
+def left(built: Built, width: int | None) -> Iterator[Line]:
+    """What is not repaired, one line a rule and reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for item in built.left:
+        groups.setdefault((item.rule, item.reason), []).append(item.tensor)
+    if groups:
+        yield (Span("Left as they are:", "strong"),)
+    for (rule, reason), tensors in list(groups.items())[:_REASONS]:
+        name = short(tensors[0])
+        which = name if len(tensors) == 1 else f"{plural(len(tensors), 'finding')}, first {name}"
+        parts = fold(f"{visible(which)}: {visible(reason)}", width - 10 if width else None)
+        yield Span(pad(f"  {rule}", 10), "strong"), Span(parts[0])
+        for part in parts[1:]:
+            yield Span(" " * 10), Span(part)
+    if len(groups) > _REASONS:
+        rest = sum(len(t) for t in list(groups.values())[_REASONS:])
+        yield (Span(f"  ... and {number(rest)} more (--format json lists all)", "faint"),)
+    if groups:
+        yield ()
+
+
+def _total(built: Built, plan: Plan) -> str:
+    """How much would change, and what a higher risk would add."""
+    if not built.repairs:
+        text = "Nothing to repair" if not built.left else "Nothing to repair at this risk"
+    else:
+        counts = [
+            f"{number(n)} {safety.label}" for safety in Safety if (n := sum(r.safety is safety for r in built.repairs))
+        ]
+        files = plural(len(plan.touched), "file")
+        changed = plan.nbytes + sum(len(t.new or b"") for t in plan.texts)
+        text = f"{plural(len(built.repairs), 'repair')} ({', '.join(counts)}): {size(changed)} in {files}"
+    more = [f"{number(n)} more with --risk {safety.label}" for safety, n in sorted(built.wider.items())]
+    return ", ".join([text, *more]) + "."
+
+
+def _folded(text: str, width: int | None, style: str = "") -> Iterator[Line]:
+    for part in fold(visible(text), width):
+        yield (Span(part, style),)
+
+
+def unwritten(width: int | None) -> Iterator[Line]:
+    """The reminder that this was a dry run."""
+    yield from _folded("Nothing was written.  --write carries it out; audit undo takes it back.", width, "faint")
+
+
+def done(plan: Plan, outcome: Done, width: int | None) -> Iterator[Line]:
+    """What was written and what a new scan says of it."""
+    where = f" to {outcome.where}" if outcome.where else ""
+    text = f"Written{where} and verified: {size(plan.nbytes)} in {plural(len(plan.touched), 'file')}"
+    yield from _folded(f"{text}; every other byte is what it was.", width, "strong")
+    gone = f"Scanned again: {plural(outcome.gone, 'finding')} gone"
+    if outcome.fresh:
+        gone += f", {len(outcome.fresh)} new: {', '.join(outcome.fresh[:4])}"
+    gone += f", {plural(outcome.errors, 'error')} left." if outcome.errors else ", no errors left."
+    yield from _folded(gone, width)
+    if outcome.entry:
+        yield from _folded(f"To take it back: audit undo (entry {outcome.entry})", width, "faint")
+
+
+def layers(rows: Sequence[LayerChange], width: int | None, limit: int | None = SHOWN) -> Iterator[Line]:
+    """A table: by what each touched layer was changed, in how many bytes, and its error before and after."""
+    if not rows:
+        return
+    head = ("BYTES", "ERROR BEFORE -> AFTER", "BY", "LAYER")
+    table = [(number(r.nbytes), _errors(r.effects), ",".join(r.rules), short(r.layer)) for r in rows[:limit]]
+    wide = [max(cells(line[i]) for line in (head, *table)) for i in range(3)]
+    yield tuple(Span(pad(text, wide[i] + 2) if i < 3 else text, "faint") for i, text in enumerate(head))
+    used = sum(wide) + 6
+    for nbytes, change, by, layer in table:
+        start = "  ".join((" " * (wide[0] - cells(nbytes)) + nbytes, pad(change, wide[1]), pad(by, wide[2]))) + "  "
+        for at, part in enumerate(fold_name(layer, max(20, width - used) if width else None)):
+            yield Span(start if at == 0 else " " * used), Span(part, "name")
+    if limit is not None and len(rows) > limit:
+        yield (Span(f"... and {number(len(rows) - limit)} more layers", "faint"),)
+    yield ()
+
+
+def _errors(effects: Sequence[Effect]) -> str:
+    """The errors of one layer, worst first; "-" where no weight changes."""
+    shown = []
+    for effect in effects:
+        before = "NaN" if effect.before is None else percent(effect.before)
+        after = "unknown" if effect.after is None else percent(effect.after)
+        shown.append(f"{before} -> {after}")
+    return ", ".join(dict.fromkeys(shown)) or "-"
