@@ -212,3 +212,10 @@ def every_value_broken(root: Path) -> None:
     for i in range(300):
         entries |= nvfp4(f"model.layers.{i}.mlp.gate_proj", 296 * i)
     (root / SHARD).write_bytes(shard(entries, b"\xff" * (296 * 300)))
+
+
+@case(CASES)
+def one_module_of_codes(root: Path) -> None:
+    """No name has a dot: whatever looks at a tensor's whole module for each tensor never ends."""
+    entries = {f"{i}weight": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [i, i + 1]} for i in range(8_000)}
+    (root / SHARD).write_bytes(shard(entries, bytes(8_000)))

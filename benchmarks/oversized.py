@@ -71,6 +71,29 @@ def two_million_wrong_entries(root: Path) -> None:
 
 
 @case(CASES)
+def one_module_of_codes(root: Path) -> None:
+    """No name has a dot: whatever looks at a tensor's whole module for each tensor never ends."""
+    _tiny_tensors(root, 300_000, b'"%dweight":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[%d,%d]}', 1)
+
+
+@case(CASES)
+def one_module_of_layers(root: Path) -> None:
+    pair = b'"%d_blocks":{"dtype":"U8","shape":[1,1,0,16],"data_offsets":[0,0]}'
+    other = b'"%d_scales":{"dtype":"U8","shape":[1,1,0],"data_offsets":[0,0]}'
+    text = b",".join(form % i for i in range(150_000) for form in (pair, other))
+    (root / SHARD).write_bytes(shard(b"{" + text + b"}"))
+
+
+@case(CASES)
+def one_set_of_experts(root: Path) -> None:
+    form = b'"m.experts.%d.gate_proj.weight":{"dtype":"U8","shape":[0,16],"data_offsets":[0,0]}'
+    scale = b'"m.experts.%d.gate_proj.weight_scale":{"dtype":"F8_E4M3","shape":[0,2],"data_offsets":[0,0]}'
+    number = b'"m.experts.%d.gate_proj.weight_scale_2":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    text = b",".join(one % i for i in range(100_000) for one in (form, scale, number))
+    (root / SHARD).write_bytes(shard(b"{" + text + b"}"))
+
+
+@case(CASES)
 def index_of_items(root: Path) -> None:
     healthy(root)
     (root / INDEX).write_bytes(b'{"weight_map":{' + b",".join(b'"%d":"a"' % i for i in range(780_000)) + b"}}")

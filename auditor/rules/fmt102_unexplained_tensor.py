@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from auditor.audit import Depth
 from auditor.context import Context
@@ -12,6 +13,9 @@ from auditor.formats.swapped import MARKERS
 from auditor.layer import CODE_DTYPES, is_weight_scale, split
 from auditor.rule import CheckpointRule
 from auditor.tensorref import TensorRef
+
+_FEW, _MANY = 64, 1000  # leaves of a module: beyond, looking at all of them for each would never end
+_NONE = "no known layout has such a tensor"
 
 
 class UnexplainedTensor(CheckpointRule):
@@ -46,33 +50,48 @@ class UnexplainedTensor(CheckpointRule):
         for ref in ctx.checkpoint.tensors.values():
             module, leaf = split(ref.name)
             modules.setdefault(module, {})[leaf] = ref
+        scaled: dict[str, bool] = {}  # once per module: one without dots in its names may hold every tensor
         for ref in ctx.recognised.unclaimed:
             module, leaf = split(ref.name)
             if ref.dtype not in CODE_DTYPES or leaf.endswith(("scale", "scale_2", "scale_inv", "scales")):
                 continue  # scales without a weight: FMT104
-            if (ref.dtype.startswith("F8_") and not _has_scale(modules[module])) or MARKERS & modules[module].keys():
+            if module not in scaled:
+                scaled[module] = _has_scale(modules[module])
+            if (ref.dtype.startswith("F8_") and not scaled[module]) or MARKERS & modules[module].keys():
                 continue
-            yield self.finding(ref, _closest(leaf, ref, modules[module]), layer=module)
+            shape = "x".join(map(str, ref.shape)) or "scalar"
+            yield self.finding(ref, f"{ref.dtype} {shape}: {_closest(leaf, modules[module])}", layer=module)
 
 
 def _has_scale(leaves: dict[str, TensorRef]) -> bool:
     return any(is_weight_scale(leaf) or leaf == "SCB" for leaf in leaves)
 
 
-def _closest(leaf: str, ref: TensorRef, leaves: dict[str, TensorRef]) -> str:
+def _closest(leaf: str, leaves: dict[str, TensorRef]) -> str:
     """What the nearest layout would need, in words."""
-    best: tuple[int, str] = (99, "")
+    if len(leaves) <= _FEW:
+        return _memoised(leaf, tuple((name, ref.dtype) for name, ref in leaves.items()))
+    return _nearest(leaf, {name: ref.dtype for name, ref in leaves.items()}) if len(leaves) < _MANY else _NONE
+
+
+@lru_cache(4096)  # modules are many, kinds of module few
+def _memoised(leaf: str, dtypes: tuple[tuple[str, str], ...]) -> str:
+    return _nearest(leaf, dict(dtypes))
+
+
+def _nearest(leaf: str, dtypes: dict[str, str]) -> str:
+    best: tuple[int, str] = (99, _NONE)
     for fmt in all_formats():
         suffix = next(iter(fmt.parts.values())).suffix
         if not leaf.endswith(suffix) or (not fmt.stemmed and leaf != suffix) or fmt.unaudited:
             continue
         stem = leaf[: len(leaf) - len(suffix)]
+        required = [part for part in fmt.parts.values() if part.required]
         lacks = [
             f"{stem}{part.suffix} ({'/'.join(sorted(part.dtypes))})"
-            for part in fmt.parts.values()
-            if part.required and getattr(leaves.get(stem + part.suffix), "dtype", "") not in part.dtypes
+            for part in required
+            if dtypes.get(stem + part.suffix, "") not in part.dtypes
         ]
-        if lacks and len(lacks) < len([p for p in fmt.parts.values() if p.required]):
+        if lacks and len(lacks) < len(required):
             best = min(best, (len(lacks), f"{fmt.name} would need {', '.join(lacks)}"))
-    shape = "x".join(map(str, ref.shape)) or "scalar"
-    return f"{ref.dtype} {shape}: " + (best[1] or "no known layout has such a tensor")
+    return best[1]
