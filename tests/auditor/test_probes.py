@@ -81,7 +81,7 @@ def floats_by_definition(raw: bytes, dtype: str) -> FloatStats:
         nan=places([math.isnan(v) for v in values]),
         inf=places([math.isinf(v) for v in values]),
         zeros=places([v == 0 for v in values]),
-        negative=places([v < 0 for v in values]),
+        negative=places([-math.inf < v < 0 for v in values]),
         low=min(good, default=math.inf),
         high=max(good, default=0.0),
         raw=raw if len(raw) <= RAW_KEPT else None,
