@@ -35,13 +35,16 @@ def input_scale(amax: NDArray[np.float32] | np.float32 | float, divisor: np.floa
 
 
 def input_divisor(amax: NDArray[np.float32] | np.float32 | float) -> NDArray[np.float32]:
-    """compressed-tensors' input_global_scale 2688 / amax; raises NumericError where amax is 0 or not finite."""
+    """compressed-tensors' input_global_scale (1 / amax) · 2688, both steps rounded.
+
+    Raises NumericError where amax is 0, negative or not finite, and where the result overflows.
+    """
     top = np.asarray(amax, np.float32)
     require_finite(top, "activation amax value")
     if (top <= 0).any():
         raise NumericError(f"2688 / amax needs a positive amax, not {float(top.min())}")
     with np.errstate(over="ignore"):
-        out = np.asarray(NVFP4_DIVISOR / top, np.float32)
+        out = np.asarray(np.float32(1) / top * NVFP4_DIVISOR, np.float32)
     require_finite(out, "input divisor")
     return out
 

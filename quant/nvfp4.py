@@ -71,15 +71,16 @@ def weight_scale_2(
 def weight_global_scale(
     amax: NDArray[np.float32] | np.float32 | float, word: Word = Word.FLOAT32
 ) -> NDArray[np.float32]:
-    """compressed-tensors' divisor 448 · 6 / amax, shape of ``amax``; 1 where amax is 0 or the quotient overflows.
+    """compressed-tensors' divisor (1 / amax) · 2688, shape of ``amax``; 1 where amax is 0 or the result overflows.
 
-    ``word``: the precision of the quotient.  llm-compressor works in the dtype of the weight, so a bfloat16 model
-    gets a global scale with eight significant bits.
+    A scalar over a tensor is, in torch, the reciprocal times the scalar: rounded twice.  ``word``: to what precision.
+    llm-compressor works in the dtype of the weight, so a bfloat16 model gets eight significant bits.
     """
     top = np.asarray(amax, np.float32)
     require_finite(top, "amax value")
     with np.errstate(divide="ignore", over="ignore"):
-        scale = round_to(NORM * _SIX / top, word)
+        inverse = round_to(np.asarray(np.float32(1) / top, np.float32), word)
+        scale = round_to(inverse * (NORM * _SIX), word)
     return np.asarray(np.where(np.isfinite(scale), scale, np.float32(1)), np.float32)
 
 

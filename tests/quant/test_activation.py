@@ -26,7 +26,7 @@ def test_scales_from_an_amax():
     assert input_scale(2.5, NVFP4_DIVISOR) == np.float32(2.5) / np.float32(2688)
     assert input_scale(2.5, FP8_DIVISOR) == np.float32(2.5) / np.float32(448)
     assert input_scale(0.0, NVFP4_DIVISOR) == 0
-    assert input_divisor(2.5) == np.float32(2688) / np.float32(2.5)
+    assert input_divisor(2.3) == np.float32(1) / np.float32(2.3) * np.float32(2688)
     assert kv_scale(None) == 1
     assert kv_scale(896.0) == 2
     assert kv_scale(0.0) == 1

@@ -239,8 +239,9 @@ def test_older_generations_underflow_overflow_and_divide_by_zero():
 def test_divisor_in_the_precision_of_the_weight(word):
     top = np.float32(0.0844727)
     scale = nvfp4.weight_global_scale(top, word)
-    exact = np.float32(2688) / top
-    wanted = {Word.FLOAT32: exact, Word.FLOAT16: np.float32(np.float16(exact)), Word.BFLOAT16: np.float32(31872)}
+    half = np.float16(np.float16(1 / top) * np.float16(2688))  # each step rounded to the word
+    exact = np.float32(np.float32(1) / top * np.float32(2688))
+    wanted = {Word.FLOAT32: exact, Word.FLOAT16: np.float32(half), Word.BFLOAT16: np.float32(31744)}
     assert scale == wanted[word]
     assert nvfp4.weight_global_scale(np.float32(0), word) == 1
     assert nvfp4.weight_global_scale(np.float32(1e-38), word) == 1  # the quotient overflows
