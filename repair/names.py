@@ -71,9 +71,12 @@ class Names:
         shape = grid(layer)
         self._misfits.clear()
         ways = (self._whole, self._experts, self._part, self._split_source)
-        found = next((regions for way in ways if (regions := way(layer, shape))), [])
+        try:
+            found = next((regions for way in ways if (regions := way(layer, shape))), [])
+        except RepairError as error:
+            raise RepairError(f"{layer.codes.name}: {error}") from None
         if not found and self._misfits:
-            raise RepairError(self._misfits[0])
+            raise RepairError(f"{layer.codes.name}: {self._misfits[0]}")
         if not found:
             raise RepairError(f"{layer.codes.name}: the source has no tensor of this name or of one that it maps to")
         if sum(len(region.into) for region in found) != shape.experts * shape.rows:
@@ -90,19 +93,19 @@ class Names:
         exact = self.matrices.get(name)
         if exact is not None:
             if not accept(exact):
-                raise RepairError(_misfit(name, wanted, exact))
+                raise RepairError(_misfit(wanted, exact))
             return exact
         near = {m.name: m for spelling in _spellings(name) for m in self._tails.get(_split(spelling)[1], ())}
         free = [m for m in near.values() if m.name not in self.ours and self._kin(name, m.name)]
         fitting = [m for m in free if accept(m)]
         if not fitting:
-            self._misfits += [_misfit(name, wanted, m) for m in free]
+            self._misfits += [_misfit(wanted, m) for m in free]
             return None
         best = max(_likeness(name, m.name) for m in fitting)
         chosen = [m for m in fitting if _likeness(name, m.name) == best]
         if len(chosen) > 1:
             named = " and ".join(sorted(m.ref.name for m in chosen)[:2])
-            raise RepairError(f"{name}: ambiguous: the source's {named} fit equally well")
+            raise RepairError(f"ambiguous: the source's {named} fit equally well")
         return chosen[0]
 
     def _kin(self, name: str, other: str) -> bool:
@@ -117,7 +120,7 @@ class Names:
         found = self.find(layer.name, lambda m: self._slabs(m, shape), _say(shape))
         if found is None:
             return []
-        turned = self._turned(found, shape, layer.name)
+        turned = self._turned(found, shape)
         everything = range(shape.rows)
         return [Region(found, e, turned, everything, e, everything) for e in range(shape.experts)]
 
@@ -168,7 +171,7 @@ class Names:
         for spelling in (leaf, *synonyms(leaf)):
             single = self.find(f"{head}.{spelling}", lambda m: self._slabs(m, shape, expert), _say(shape))
             if single is not None:
-                turned = self._turned(single, shape, f"{head}.{expert}.{leaf}")
+                turned = self._turned(single, shape)
                 return [Region(single, expert, turned, range(shape.rows), 0, range(shape.rows))]
             for fused in FUSED:
                 if fused.name in HALVES and spelling in fused.parts:
@@ -182,7 +185,7 @@ class Names:
         found = self.find(f"{head}.{fused}", lambda m: self._slabs(m, double, expert), _say(double))
         if found is None:
             return []
-        turned = self._turned(found, double, f"{head}.{expert}, part {number} of {fused}")
+        turned = self._turned(found, double)
         rows = self._rows(number, 2, double.rows)
         return [Region(found, expert, turned, rows, 0, range(shape.rows))]
 
@@ -226,7 +229,7 @@ class Names:
             return False
         return shape.experts in (1, matrix.shape[0])
 
-    def _turned(self, matrix: Matrix, shape: Grid, name: str) -> bool:
+    def _turned(self, matrix: Matrix, shape: Grid) -> bool:
         """Whether the slabs of a 3-D source are stored [K, N].
 
         Square slabs do not say so themselves; then those of the other projection do.
@@ -238,7 +241,7 @@ class Names:
         parent, _, leaf = matrix.name.rpartition(".")
         other = self.matrices.get(f"{parent}.{'gate_up_proj' if leaf == 'down_proj' else 'down_proj'}")
         if other is None or len(other.shape) != 3 or other.shape[1] == other.shape[2]:
-            raise RepairError(f"{name}: ambiguous: the slabs of the source's {matrix.ref.name} are square")
+            raise RepairError(f"ambiguous: the slabs of the source's {matrix.ref.name} are square")
         # gate_up is [2I, H] or [H, 2I] and down [H, I] or [I, H]: the square one's side is H.
         side = 2 if leaf == "down_proj" else 1
         return other.shape[side] != shape.rows
@@ -279,5 +282,5 @@ def _say(shape: Grid, rows: int = 0) -> str:
     return f"{slabs}[{rows or shape.rows}, {shape.columns}]"
 
 
-def _misfit(name: str, wanted: str, found: Matrix) -> str:
-    return f"{name}: needs a source of shape {wanted}, but {found.ref.name} has {list(found.shape)}"
+def _misfit(wanted: str, found: Matrix) -> str:
+    return f"needs a source of shape {wanted}, but {found.ref.name} has {list(found.shape)}"

@@ -113,7 +113,10 @@ class Source:
         Raises RepairError when there is none of this shape and of a float dtype.
         """
         module = ref.name.removesuffix(".weight")
-        same = self.names.find(module, lambda m: m.shape == ref.shape and m.layer is None, str(list(ref.shape)))
+        try:
+            same = self.names.find(module, lambda m: m.shape == ref.shape and m.layer is None, str(list(ref.shape)))
+        except RepairError as error:
+            raise RepairError(f"{ref.name}: {error}") from None
         if same is None or same.ref.dtype not in WORDS:
             raise RepairError(f"{ref.name}: the source has no float tensor of this name and shape {list(ref.shape)}")
         return same.ref
