@@ -100,9 +100,9 @@ def _proposals(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     entry = ENTRIES.get(finding.code)
     if entry is None:
         yield Left(finding.code, finding.tensor, _unfixable(finding), finding.count)
-    elif entry.asked and finding.code not in desk.options.include:
+    elif (entry.asked or finding.severity is Severity.INFO) and finding.code not in desk.options.include:
         if finding.fix is not None:
-            reason = f"made only when asked for: --include {finding.code} ({finding.fix.note})"
+            reason = f"made only when asked for, --include {finding.code}: {finding.fix.note}"
             yield Left(finding.code, finding.tensor, reason, finding.count)
         else:
             yield Left(finding.code, finding.tensor, _unfixable(finding), finding.count)

@@ -36,6 +36,7 @@ def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> s
     if outcome is not None:
         document["outcome"] = {
             "entry": outcome.entry,
+            "proof": outcome.proof,
             "where": outcome.where,
             "findings_gone": outcome.gone,
             "findings_new": list(outcome.fresh),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from auditor.finding import Safety
@@ -14,7 +15,9 @@ from reports.quantity import number, plural, size
 if TYPE_CHECKING:
     from repair.build import Built, LayerChange, Repair
     from repair.effect import Effect
+    from repair.ledger import Entry
     from repair.patch import Plan
+    from reports.jsonfile import Json
 
 SHOWN = 40  # repairs listed on a terminal; JSON and --plan have all
 _REASONS = 12  # reasons listed for what is left
@@ -26,6 +29,7 @@ class Done:
     """What a repair that was carried out did.  ``after``: errors that a new scan of the folder still finds."""
 
     entry: str
+    proof: str
     seconds: float
     errors: int
     gone: int
@@ -137,8 +141,9 @@ def unwritten(width: int | None) -> Iterator[Line]:
 def done(plan: Plan, outcome: Done, width: int | None) -> Iterator[Line]:
     """What was written and what a new scan says of it."""
     where = f" to {outcome.where}" if outcome.where else ""
-    text = f"Written{where} and verified: {size(plan.nbytes)} in {plural(len(plan.touched), 'file')}"
-    yield from _folded(f"{text}; every other byte is what it was.", width, "strong")
+    yield from _folded(f"Written{where}: {size(plan.nbytes)} in {plural(len(plan.touched), 'file')}.", width, "strong")
+    if outcome.proof:
+        yield from _folded(f"Verified: {outcome.proof}.", width)
     gone = f"Scanned again: {plural(outcome.gone, 'finding')} gone"
     if outcome.fresh:
         gone += f", {len(outcome.fresh)} new: {', '.join(outcome.fresh[:4])}"
@@ -174,3 +179,62 @@ def _errors(effects: Sequence[Effect]) -> str:
         after = "unknown" if effect.after is None else percent(effect.after)
         shown.append(f"{before} -> {after}")
     return ", ".join(dict.fromkeys(shown)) or "-"
+
+
+def entries(recorded: Sequence[Entry], width: int | None) -> Iterator[Line]:
+    """The recorded repairs and undos, oldest first."""
+    if not recorded:
+        yield (Span("No repair is recorded here."),)
+        return
+    for entry in recorded:
+        what = entry.kind or "unreadable"
+        if entry.of is not None:
+            what = f"undo of {entry.of}"
+        text = f"{when(entry.mtime_ns)}  {plural(entry.records, 'record')} in {', '.join(map(short, entry.files))}"
+        rules = ", ".join(f"{rule} {number(count)}" for rule, count in entry.rules.items())
+        state = entry.state if entry.undone_by is None else f"undone by {entry.undone_by}"
+        style = "" if entry.state == "complete" else "error"
+        head = (Span(f"{entry.number:4d}  ", "strong"), Span(pad(what, 12), "name"), Span(pad(state, 14), style))
+        if width is None:
+            yield (*head, Span(f"{text}: {rules}"))
+            continue
+        yield head
+        for part in fold(f"{text}: {rules}", width - 6):
+            yield Span(" " * 6), Span(part)
+        for part in fold(visible(entry.problem), width - 6) if entry.problem else ():
+            yield Span(" " * 6), Span(part, "error")
+
+
+def when(mtime_ns: int) -> str:
+    """A time as people read it, in UTC."""
+    return datetime.fromtimestamp(mtime_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def entry_fields(entry: Entry) -> dict[str, Json]:
+    """A recorded repair for JSON."""
+    return {
+        "entry": entry.number,
+        "kind": entry.kind,
+        "state": entry.state,
+        "of": entry.of,
+        "undone_by": entry.undone_by,
+        "files": list(entry.files),
+        "records": entry.records,
+        "rules": dict(entry.rules),
+        "completed": when(entry.mtime_ns),
+        "problem": entry.problem,
+    }
+
+
+def taken_back(plan: Plan, width: int | None, limit: int = SHOWN) -> Iterator[Line]:
+    """What an undo would put back."""
+    for patch in plan.patches[:limit]:
+        text = f"{patch.rule} {patch.tensor}"
+        yield Span(pad(f"{patch.length} B at {patch.offset}", 24) + "  "), Span(short(text), "name")
+    if len(plan.patches) > limit:
+        yield (Span(f"... and {number(len(plan.patches) - limit)} more", "faint"),)
+    for replaced in plan.texts:
+        yield Span(pad("whole file", 24) + "  "), Span(f"{replaced.rule} {short(replaced.file)}", "name")
+    yield ()
+    total = f"{size(plan.nbytes)} in {plural(len(plan.touched), 'file')} would be put back; nothing was changed."
+    yield from _folded(total, width, "strong")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from auditor.finding import Finding
-from repair.fixes import dead_scale, fp8, fused_input, harmonise, input_scale, nan_scale, zero_tensor
+from repair.fixes import config, dead_scale, fp8, fused_input, harmonise, index, input_scale, nan_scale, zero_tensor
 from repair.fixes.desk import Desk
 from repair.fixes.proposal import Left, Proposal
 
@@ -43,6 +43,15 @@ ORDER: tuple[Entry, ...] = (
     Entry("ACT104", input_scale.fix, asked=True),
     Entry("ACT106", fused_input.pre_quant),
     Entry("ACT102", fused_input.fix),
+    Entry("FIL106", index.fix),
+    Entry("FIL108", index.fix),
+    Entry("FIL110", index.fix),
+    Entry("FIL114", index.fix),
+    Entry("CFG108", config.garbled_names),
+    Entry("CFG102", config.excluded),
+    Entry("CFG103", config.not_excluded),
+    Entry("CFG107", config.tied),
+    Entry("CFG101", config.no_activations),
 )
 RANK = {entry.code: number for number, entry in enumerate(ORDER)}
 ENTRIES = {entry.code: entry for entry in ORDER}

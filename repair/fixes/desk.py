@@ -62,6 +62,13 @@ class Desk:
         """All bytes of a small tensor as they will be."""
         return self.overlay.read(ref, 0, ref.nbytes)
 
+    def text(self, file: str) -> str:
+        """A small text file as it will be, its byte order mark included; "" when it is not there."""
+        if file in self.texts:
+            return self.texts[file].new.decode()
+        path = self.ctx.checkpoint.root / file
+        return path.read_bytes().decode() if path.is_file() else ""
+
     def rewrite(self, edit: TextEdit, by: Proposal) -> None:
         """Plan the new content of a small file; several repairs of one file carry all their rules."""
         before = self.texts.get(edit.file)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from auditor.finding import Finding, Safety, Severity
+from auditor.finding import Finding, Safety
 from auditor.formats.base import Role
 from auditor.probes import decode_floats
 from quant.activation import LAST_RESORT, Policy
@@ -28,10 +28,6 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         None,
     )
     if group is None or finding.fix is None:
-        return
-    if finding.severity is Severity.INFO and "ACT102" not in desk.options.include:
-        reason = "legal: servers requantise FP8 to the maximum; --include ACT102 repairs it"
-        yield Left(finding.code, finding.tensor, reason)
         return
     edits = list(equalised(group, desk))
     if not edits:

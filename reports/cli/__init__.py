@@ -10,6 +10,7 @@ from reports.cli.demo import demo
 from reports.cli.explain import explain
 from reports.cli.repair import repair
 from reports.cli.scan import scan
+from reports.cli.undo import undo
 
 app = typer.Typer(
     name="audit",
@@ -43,5 +44,6 @@ def main(
 
 app.command()(scan)
 app.command()(repair)
+app.command()(undo)
 app.command()(explain)
 app.command()(demo)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from auditor.audit import Audit
     from auditor.context import Context
     from auditor.rule import Rule
+    from repair.apply import Proof
     from repair.build import Built
     from repair.fixes.desk import Options
     from repair.patch import Plan
@@ -45,6 +46,7 @@ class Job:
     color: bool | None
     jobs: int | None
     progress: Progress | None
+    proof: Proof
     source: Path | None = None
     method: str = "amax"
 
@@ -108,23 +110,24 @@ class Job:
         return Exit.FINDINGS if any(f.severity is Severity.ERROR for f in audit.findings) else Exit.CLEAN
 
     def _carry_out(self, ctx: Context, audit: Audit, plan: Plan) -> Done:
-        from repair.carry import carry_out
-
+        from repair.apply import apply
         from reports.repairtext import Done
 
         start = time.monotonic()
-        entry = carry_out(ctx.checkpoint.root, plan, self.out)
-        where = str(self.out) if self.out is not None else ""
-        _, after = self._scan(where or self.checkpoint)
+        root = ctx.checkpoint.root
+        settle(root)
+        outcome = apply(root, plan, self.proof)
+        _, after = self._scan(self.checkpoint)
         before = {(f.code, f.tensor) for f in audit.findings}
         now = {(f.code, f.tensor) for f in after.findings}
         return Done(
-            entry=entry,
+            entry=str(outcome.entry or ""),
+            proof=outcome.proof,
             seconds=time.monotonic() - start,
             errors=sum(f.severity is Severity.ERROR for f in after.findings),
             gone=len(before - now),
             fresh=tuple(_said(f) for f in after.findings if (f.code, f.tensor) not in before),
-            where=where,
+            where=str(self.out) if self.out is not None else "",
         )
 
     def _print_outcome(self, built: Built, plan: Plan, outcome: Done) -> None:
@@ -158,6 +161,16 @@ class Job:
         return columns() if sys.stdout.isatty() else None
 
 
+def settle(root: Path) -> None:
+    """Settle what an interrupted repair left, and say so; RepairError when it cannot be."""
+    from repair.apply import Done, hot, recover
+
+    if hot(root) is not None:
+        outcome = recover(root)
+        if outcome.done is not Done.UNCHANGED:
+            say(outcome.message)
+
+
 def _said(finding: Finding) -> str:
     return f"{finding.code} {finding.tensor}"
 
@@ -176,6 +189,7 @@ def repair(
     apply: repairoptions.Apply = None,
     source: repairoptions.Source = None,
     method: repairoptions.Method = repairoptions.MethodName.AMAX,
+    verify: repairoptions.Verify = repairoptions.VerifyName.RANGES,
     format_: repairoptions.Format = repairoptions.FormatName.TABLE,
     color: ColorOption = None,
     no_progress: NoProgressOption = None,
@@ -205,6 +219,7 @@ def repair(
             json=format_ == repairoptions.FormatName.JSON,
             color={"always": True, "never": False}.get(color or file.color or "auto"),
             jobs=jobs or file.jobs,
+            proof=_proof(verify),
             progress=_watch(not (no_progress or file.no_progress)),
             source=source,
             method=method,
@@ -212,6 +227,12 @@ def repair(
         return job.run()
 
     raise ending(run)
+
+
+def _proof(word: str) -> Proof:
+    from repair.apply import Proof
+
+    return Proof(word)
 
 
 def _watch(wanted: bool) -> Progress | None:

@@ -10,6 +10,7 @@ import typer
 
 RiskName = StrEnum("RiskName", {"EXACT": "exact", "BOUNDED": "bounded", "GUESS": "guess"})
 MethodName = StrEnum("MethodName", {"AMAX": "amax", "MSE": "mse"})
+VerifyName = StrEnum("VerifyName", {"RANGES": "ranges", "FULL": "full"})
 FormatName = StrEnum("FormatName", {"TABLE": "table", "JSON": "json"})
 
 Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder, shard or index file.")]
@@ -54,6 +55,10 @@ Source = Annotated[
 ]
 Method = Annotated[
     MethodName, typer.Option(envvar="AUDIT_METHOD", help="How restored blocks get their scales, with --source.")
+]
+Verify = Annotated[
+    VerifyName,
+    typer.Option(envvar="AUDIT_VERIFY", help="Read back what was written; full: hash every other byte, too."),
 ]
 Format = Annotated[FormatName, typer.Option("--format", "-f", help="Form of the report.")]
 
