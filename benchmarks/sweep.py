@@ -10,7 +10,9 @@ of 16; it runs once per weight, in row chunks, and every winner is compared.  Wi
 from __future__ import annotations
 
 import argparse
+import os
 import time
+import tracemalloc
 
 import numpy as np
 import torch
@@ -67,19 +69,13 @@ def best_of(repeat: int, run) -> tuple[float, object]:  # type: ignore[no-untype
     return min(times), result
 
 
-def resident(key: str) -> float:
-    """VmRSS (now) or VmHWM (peak) of this process in MiB."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith(key))
-
-
 def peak_beyond(run) -> float:  # type: ignore[no-untyped-def]
-    """MiB by which ``run`` raises the resident memory at its peak, its result included."""
-    with open("/proc/self/clear_refs", "w") as clear:
-        clear.write("5")  # the peak starts anew from here
-    before = resident("VmRSS")
+    """MiB of arrays alive at once at the peak of ``run``, its result included, as tracemalloc counts them."""
+    tracemalloc.start()
     run()
-    return resident("VmHWM") - before
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 2**20
 
 
 def on_gpu(w: np.ndarray, codes: np.ndarray) -> None:
@@ -115,7 +111,10 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--skip-reference", action="store_true")
     options = parser.parse_args()
-    print(f"{options.rows} x {options.columns} bf16, {threads.cores()} cores, torch {torch.__version__}")
+    print(
+        f"{options.rows} x {options.columns} bf16, {threads.cores()} cores, torch {torch.__version__}, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )
     sweep_room.sweep(np.zeros((2, 32), np.uint16))  # compile
     for name, w in weights(options.rows, options.columns).items():
         seconds, swept = best_of(options.repeat, lambda w=w: sweep_room.sweep(w))

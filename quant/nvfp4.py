@@ -132,6 +132,13 @@ def with_scales(
     Raises NumericError on NaN or infinity in ``w``, on shapes that do not fit and on NaN scales.
     """
     largest(w)
+    return _coded(w, scales, global_scale, scheme, backend)
+
+
+def _coded(
+    w: Floats, scales: NDArray[np.uint8], global_scale: NDArray[np.float32] | float, scheme: Scheme, backend: Backend
+) -> Quantised:
+    """``with_scales`` for a weight that is known to be finite."""
     blocks.require_whole(w.shape, scheme.block[0])
     blocks.require_fit(scales.shape, w.shape, scheme.block)
     out = Quantised(scheme, np.empty(0, np.uint8), scales, np.asarray(global_scale, np.float32))
@@ -174,7 +181,7 @@ def quantise(
         kind = word or Word.FLOAT32
         divisor = weight_global_scale(top, kind)
         wide = weight_global_scale(each, kind)
-        return with_scales(w, divide_scales(amax, wide, kind), divisor, scheme, backend)
+        return _coded(w, divide_scales(amax, wide, kind), divisor, scheme, backend)
     peak = np.float32(1) if size == 32 else _SIX
     ws2, wide = weight_scale_2(top, norm, peak), weight_scale_2(each, norm, peak)
     if method is Method.DYNAMIC:
@@ -183,7 +190,7 @@ def quantise(
         scales = static_scales(amax, each)
     else:
         scales = _four_over_six(w, amax, each, wide, backend)
-    return with_scales(w, scales, ws2, scheme, backend)
+    return _coded(w, scales, ws2, scheme, backend)
 
 
 def _top(
@@ -216,7 +223,7 @@ def _swept(
     shaped = raw if w.ndim in (2, 3) else raw.reshape(-1, w.shape[-1])
     codes = sweep(shaped, top, hessian=hessian, backend=backend).codes.reshape(*w.shape[:-1], -1)
     divides = scheme.global_scale is GlobalScale.DIVIDE
-    return with_scales(w, codes, weight_global_scale(top) if divides else weight_scale_2(top), scheme, backend)
+    return _coded(w, codes, weight_global_scale(top) if divides else weight_scale_2(top), scheme, backend)
 
 
 def _four_over_six(
