@@ -1,0 +1,129 @@
+"""The journal's grammar: header, records, seal and mark as bytes, each with a checksum over all before it.
+
+    "AUDITJNL" version:u32 length:u32 header:JSON                          sha256
+    record*    kind:u8 file:u32 offset:u64 old:u32 new:u32 tensor:u16 rule:u16, then those bytes   blake2b-16
+    "AUDITEND" records:u64 end:u64 chain:16                                blake2b-16
+    mark       24 zero bytes until the repair is complete, then "COMPLETE" blake2b-16
+
+All numbers are little-endian.  A record's checksum covers the one before it, so records cannot be dropped,
+swapped or taken from another journal.  The file's length is fixed once sealed: the mark overwrites zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+
+from repair.refusals import DamagedJournalError
+
+MAGIC, VERSION = b"AUDITJNL", 1
+HEAD = struct.Struct("<8sII")
+RECORD = struct.Struct("<BIQIIHH")
+SEAL = struct.Struct("<8sQQ16s")
+END, COMPLETE = b"AUDITEND", b"COMPLETE"
+SUM = 16
+SEAL_BYTES, MARK_BYTES = SEAL.size + SUM, len(COMPLETE) + SUM
+PATCH, TEXT = 1, 2  # kinds of records
+ABSENT = 0xFFFFFFFF  # as the length of a text: the file is not there
+MAX_NAME = 0xFFFF
+MAX_HEAD = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One range of a shard (``offset`` absolute), or one text file (``offset`` 0, None when it is not there)."""
+
+    kind: int
+    file: int  # place in the header's list of files
+    offset: int
+    old: bytes | None
+    new: bytes | None
+    tensor: str
+    rule: str
+
+
+def checksum(*parts: bytes) -> bytes:
+    """blake2b of the parts together, 16 bytes."""
+    made = hashlib.blake2b(digest_size=SUM)
+    for part in parts:
+        made.update(part)
+    return made.digest()
+
+
+def head(text: bytes) -> bytes:
+    """The header and its sha256."""
+    raw = HEAD.pack(MAGIC, VERSION, len(text)) + text
+    return raw + hashlib.sha256(raw).digest()
+
+
+def pack(record: Record, chain: bytes) -> tuple[bytes, bytes]:
+    """A record as bytes, with its checksum, and that checksum."""
+    tensor, rule = (name.encode("utf-8", "backslashreplace")[:MAX_NAME] for name in (record.tensor, record.rule))
+    lengths = (ABSENT if content is None else len(content) for content in (record.old, record.new))
+    fixed = RECORD.pack(record.kind, record.file, record.offset, *lengths, len(tensor), len(rule))
+    body = b"".join((fixed, tensor, rule, record.old or b"", record.new or b""))
+    made = checksum(chain, body)
+    return body + made, made
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The fixed part of a record: where its bytes lie."""
+
+    kind: int
+    file: int
+    offset: int
+    old: int | None
+    new: int | None
+    tensor: int
+    rule: int
+
+    @property
+    def body(self) -> int:
+        """Bytes that follow the fixed part, without the checksum."""
+        return self.tensor + self.rule + (self.old or 0) + (self.new or 0)
+
+
+def shape(fixed: bytes) -> Shape:
+    """The fixed part, read."""
+    kind, file, offset, old, new, tensor, rule = RECORD.unpack(fixed)
+    known = (None if old == ABSENT else old, None if new == ABSENT else new)
+    return Shape(kind, file, offset, *known, tensor, rule)
+
+
+def unpack(at: Shape, fixed: bytes, rest: bytes, chain: bytes) -> tuple[Record, bytes]:
+    """A record from its bytes (checksum last), and its checksum; DamagedJournalError when it does not hold."""
+    body, made = rest[:-SUM], rest[-SUM:]
+    if checksum(chain, fixed, body) != made:
+        raise DamagedJournalError("a record's checksum does not hold")
+    cuts = [at.tensor, at.rule, at.old or 0, at.new or 0]
+    parts, start = [], 0
+    for cut in cuts:
+        parts.append(body[start : start + cut])
+        start += cut
+    tensor, rule = (part.decode("utf-8", "replace") for part in parts[:2])
+    old = None if at.old is None else parts[2]
+    new = None if at.new is None else parts[3]
+    return Record(at.kind, at.file, at.offset, old, new, tensor, rule), made
+
+
+def seal(records: int, end: int, chain: bytes) -> bytes:
+    """What closes the records."""
+    raw = SEAL.pack(END, records, end, chain)
+    return raw + checksum(chain, raw)
+
+
+def read_seal(raw: bytes, size: int) -> tuple[int, int, bytes]:
+    """Number of records, where they end, the last checksum; DamagedJournalError when the seal does not hold."""
+    magic, records, end, chain = SEAL.unpack(raw[: SEAL.size])
+    if magic != END or checksum(chain, raw[: SEAL.size]) != raw[SEAL.size :]:
+        raise DamagedJournalError("its seal does not hold")
+    if end + SEAL_BYTES + MARK_BYTES != size:
+        raise DamagedJournalError(f"it holds {size} bytes where {end + SEAL_BYTES + MARK_BYTES} were written")
+    return records, end, chain
+
+
+def mark(sealed: bytes) -> bytes:
+    """The completion mark of the journal with this seal."""
+    return COMPLETE + checksum(sealed, COMPLETE)
