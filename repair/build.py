@@ -131,7 +131,12 @@ def _take(item: Proposal | Left, built: Built, options: Options) -> None:
         reason = f"needs --risk {item.safety.label}: {item.reason}"
         built.left.append(Left(item.rule, item.tensor, reason, item.places))
         return
-    for change in item.changes:
+    changes = item.changes
+    if isinstance(changes, tuple) and any(isinstance(c, NewTensor) for c in changes) and not options.rewrite:
+        reason = f"changes the shard's header, which needs a rewritten shard: --out DIR ({item.reason})"
+        built.left.append(Left(item.rule, item.tensor, reason, item.places))
+        return
+    for change in changes:
         if isinstance(change, Edit):
             built.desk.overlay.put(change.ref, change.at, change.new, item.rule, item.reason, item.safety)
         elif isinstance(change, TextEdit):

@@ -10,7 +10,19 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from auditor.finding import Finding
-from repair.fixes import config, dead_scale, fp8, fused_input, harmonise, index, input_scale, nan_scale, zero_tensor
+from repair.fixes import (
+    config,
+    dead_scale,
+    fp8,
+    fused_input,
+    harmonise,
+    index,
+    input_scale,
+    nan_scale,
+    old_bias,
+    rewritten,
+    zero_tensor,
+)
 from repair.fixes.desk import Desk
 from repair.fixes.proposal import Left, Proposal
 
@@ -37,12 +49,21 @@ ORDER: tuple[Entry, ...] = (
     Entry("WGT102", fp8.zero_weight),
     Entry("SCL108", fp8.zero_weight),
     Entry("WGT101", fp8.overflowed),
+    Entry("CFG106", old_bias.fix, asked=True),
     Entry("GLB102", harmonise.fix),
     Entry("ACT101", input_scale.fix),
     Entry("ACT105", input_scale.fix),
     Entry("ACT104", input_scale.fix, asked=True),
     Entry("ACT106", fused_input.pre_quant),
     Entry("ACT102", fused_input.fix),
+    Entry("KVC101", rewritten.kv_scale, asked=True),
+    Entry("FMT108", rewritten.upcast),
+    Entry("FMT109", rewritten.one_number),
+    Entry("FMT106", rewritten.unswizzled),
+    Entry("FMT107", rewritten.transposed),
+    Entry("ACT103", rewritten.missing_input),
+    Entry("KVC102", rewritten.kv_partner, asked=True),
+    Entry("KVC103", rewritten.shared_values),
     Entry("FIL106", index.fix),
     Entry("FIL108", index.fix),
     Entry("FIL110", index.fix),

@@ -22,6 +22,7 @@ from repair.fixes.jsontext import Path
 from repair.fixes.proposal import Left, Proposal, TextEdit
 
 Result = Iterator[Proposal | Left]
+_NVFP4 = ("NVFP4", "NVFP4_STATIC", "W4A4_NVFP4")
 _ONLY = "no weight changes, only what the configuration says of it"
 
 
@@ -147,13 +148,17 @@ def no_activations(finding: Finding, desk: Desk) -> Result:
     texts: dict[str, str] = {}
     for declared, base in declarations(desk):
         text = texts.get(declared.file, desk.text(declared.file))
-        if method == "modelopt":
+        if method == "modelopt" and declared.mixed:
+            for name, algorithm in declared.layers.items():
+                if algorithm.name in _NVFP4:
+                    text = jsontext.put(text, (*base, "quantized_layers", name, "quant_algo"), "W4A16_NVFP4")
+        elif method == "modelopt":
             text = jsontext.put(text, (*base, "quant_algo"), "W4A16_NVFP4")
         elif method in ("fp8", "deepseek_v4_fp8"):
             text = jsontext.put(text, (*base, "activation_scheme"), "dynamic")
         groups = jsontext.find(text, (*base, "config_groups"))
-        for name in groups.parts if groups else ():
-            inputs: Path = (*base, "config_groups", name, "input_activations")
+        for key in groups.parts if groups else ():
+            inputs: Path = (*base, "config_groups", key, "input_activations")
             node = jsontext.find(text, inputs)
             if node is None or node.kind != "object":
                 continue

@@ -27,6 +27,7 @@ class Options:
     policy: Policy = Policy.PEER_MAX
     floor: float | None = None
     include: frozenset[str] = frozenset()
+    rewrite: bool = False  # shards may be written anew, into another folder
 
 
 @dataclass

@@ -192,3 +192,16 @@ def equalised(group: FusedSet, desk: Desk) -> Iterator[Edit]:
     for _, raw, ref in known:
         if raw != best:
             yield Edit(ref, 0, best)
+
+
+def best_of(members: Sequence[QuantizedLayer], desk: Desk) -> tuple[TensorRef, int] | None:
+    """The scalar that stands for the largest amax, as it will be, among plausible ones, and how many there are."""
+    found = []
+    for member in members:
+        ref = member.input_scale
+        if ref is None or ref.size != 1:
+            continue
+        value = desk.values(ref)[0]
+        if plausible(member, value):
+            found.append((amax_of(member, value), ref.name, ref))
+    return (max(found)[2], len(found)) if found else None

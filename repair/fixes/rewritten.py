@@ -1,0 +1,156 @@
+"""Repairs that change a shard's header: FMT106 to FMT109, ACT103, KVC102, KVC103.
+
+A tensor gets another dtype, shape or size, or is added, so the shard is written anew: with --out DIR only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from auditor.finding import Finding, Safety
+from auditor.formats.base import ceil_div
+from auditor.peers import siblings
+from auditor.probes import decode_floats
+from auditor.scalars import faulty
+from auditor.shapes import is_swizzled, is_transposed
+from repair.fixes.desk import Desk, float_bytes
+from repair.fixes.input_scale import best_of
+from repair.fixes.proposal import Edit, Left, NewTensor, Proposal
+
+Result = Iterator[Proposal | Left]
+_PARTNERS = {
+    "k_scale": "v_scale",
+    "v_scale": "k_scale",
+    "k_cache.scale": "v_cache.scale",
+    "v_cache.scale": "k_cache.scale",
+}
+
+
+def _proposal(finding: Finding, desk: Desk, safety: Safety, reason: str, change: str, *tensors: NewTensor) -> Result:
+    layer = desk.layer(finding)
+    yield Proposal(
+        finding.code, finding.tensor, safety, reason, len(tensors), change, tensors, (layer.name,) if layer else ()
+    )  # fmt: skip
+
+
+def upcast(finding: Finding, desk: Desk) -> Result:
+    """FMT108: the same numbers in F32."""
+    ref = desk.ref(finding.tensor)
+    if ref is None or ref.dtype not in ("BF16", "F16"):
+        yield Left(finding.code, finding.tensor, "not stored as BF16 or F16: no exact upcast")
+        return
+    raw = decode_floats(desk.raw(ref), ref.dtype).astype(np.float32).tobytes()
+    made = NewTensor(ref.name, "F32", ref.shape, raw, ref)
+    yield from _proposal(finding, desk, Safety.EXACT, "F32 holds every value of it", f"{ref.dtype} -> F32", made)
+
+
+def one_number(finding: Finding, desk: Desk) -> Result:
+    """FMT109: a scalar of shape [] becomes [1]."""
+    ref = desk.ref(finding.tensor)
+    if ref is None or ref.shape or finding.fix is None:
+        yield Left(finding.code, finding.tensor, "several numbers where one is expected: they belong to something else")
+        return
+    made = NewTensor(ref.name, ref.dtype, (1,), desk.raw(ref), ref)
+    yield from _proposal(finding, desk, Safety.EXACT, "the bytes are the same", "shape [] -> [1]", made)
+
+
+def unswizzled(finding: Finding, desk: Desk) -> Result:
+    """FMT106: the kernel's order undone, the padding cropped."""
+    layer = desk.layer(finding)
+    if layer is None or not is_swizzled(layer):
+        return
+    codes, ref, unit = layer.codes.shape, layer.scales, layer.format.block[1] // 2
+    rows, columns = codes[-2], ceil_div(codes[-1], unit)
+    high, wide = ceil_div(rows, 128), ceil_div(columns, 4)
+    stored = np.frombuffer(desk.raw(ref), np.uint8).reshape(-1, high, wide, 32, 4, 4)
+    # The kernel's order is reshape(M/128, 4, 32, G/4, 4).permute(0, 3, 2, 1, 4).
+    plain = stored.transpose(0, 1, 4, 3, 2, 5).reshape(-1, high * 128, wide * 4)
+    shape = (*codes[:-2], rows, columns)
+    made = NewTensor(ref.name, ref.dtype, shape, plain[:, :rows, :columns].tobytes(), ref)
+    change = f"shape {list(ref.shape)} -> {list(shape)}"
+    yield from _proposal(finding, desk, Safety.EXACT, "the shape proves the kernel's layout", change, made)
+
+
+def transposed(finding: Finding, desk: Desk) -> Result:
+    """FMT107: packed bytes [K/2, N] become [N, K/2]."""
+    layer = desk.layer(finding)
+    if layer is None or not is_transposed(layer):
+        return
+    ref = layer.codes
+    turned = np.frombuffer(desk.raw(ref), np.uint8).reshape(ref.shape).T
+    made = NewTensor(ref.name, ref.dtype, (ref.shape[1], ref.shape[0]), np.ascontiguousarray(turned).tobytes(), ref)
+    change = f"shape {list(ref.shape)} -> {list(made.shape)}"
+    yield from _proposal(finding, desk, Safety.EXACT, "the scales fit the transposed codes only", change, made)
+
+
+def missing_input(finding: Finding, desk: Desk) -> Result:
+    """ACT103: the peers' largest activation scale (smallest divisor), or the fused set's."""
+    layer = desk.layer(finding)
+    if layer is None:
+        yield Left(finding.code, finding.tensor, "no layer of this name")
+        return
+    group = desk.ctx.fused.get(layer.name)
+    fused = [m for m in group.members if m is not layer and m.input_scale] if group else []
+    peers = [p for p in siblings(layer, desk.ctx) if p.input_scale]
+    best = best_of(fused, desk) or best_of(peers, desk)
+    if best is None:
+        yield Left(finding.code, finding.tensor, "no plausible peer to take it from")
+        return
+    ref, known = best
+    # What the set has is what a sound export would give; experts' peers only bound it.
+    safety = Safety.BOUNDED if 2 * known >= len(fused or peers) else Safety.GUESS
+    name = f"{layer.module}.{ref.name.rpartition('.')[2]}"
+    made = NewTensor(name, ref.dtype, ref.shape, desk.raw(ref), layer.codes, beside=True)
+    value = decode_floats(made.raw, ref.dtype)[0]
+    reason = f"peer-max: the largest of {known} plausible ones"
+    yield from _proposal(finding, desk, safety, reason, f"added: {value:.6g}", made)
+
+
+def kv_partner(finding: Finding, desk: Desk) -> Result:
+    """KVC102: 1.0 for the scale that is missing; only on request, since calibration is lost."""
+    ref = desk.ref(finding.tensor)
+    leaf = next((leaf for leaf in _PARTNERS if finding.tensor.endswith("." + leaf)), "")
+    raw = float_bytes(1.0, ref.dtype) if ref else None
+    if ref is None or raw is None or not leaf:
+        yield Left(finding.code, finding.tensor, "no value stands for a missing bias: calibrate again")
+        return
+    module, old, new = finding.tensor[: -len(leaf) - 1], leaf[0], _PARTNERS[leaf]
+    if module.endswith(f".{old}_proj"):
+        module = module[: -len(old) - 6] + f".{new[0]}_proj"
+    made = NewTensor(f"{module}.{new}", ref.dtype, ref.shape, raw * ref.size, ref, beside=True)
+    reason = "calibration is lost: the constant of a cast cache"
+    yield from _proposal(finding, desk, Safety.GUESS, reason, f"added: {made.name} = 1", made)
+
+
+def shared_values(finding: Finding, desk: Desk) -> Result:
+    """KVC103: k_proj's tensors under v_proj's name, too."""
+    layer = desk.layer(finding)
+    if layer is None:
+        return
+    parent = layer.module.removesuffix(".k_proj")
+    tensors = [
+        NewTensor(
+            f"{parent}.v_proj{ref.name.removeprefix(layer.module)}", ref.dtype, ref.shape, desk.raw(ref), ref, True
+        )
+        for ref in layer.parts.values()
+    ]
+    reason = "keys and values share one projection"
+    yield from _proposal(finding, desk, Safety.EXACT, reason, f"{len(tensors)} tensors copied to v_proj", *tensors)
+
+
+def kv_scale(finding: Finding, desk: Desk) -> Result:
+    """KVC101: unusable values become 1.0 in place; only on request, since calibration is lost."""
+    ref = desk.ref(finding.tensor)
+    raw = float_bytes(1.0, ref.dtype) if ref else None
+    if ref is None or raw is None or finding.fix is None:
+        yield Left(finding.code, finding.tensor, "not a scalar: nothing says what it should be", finding.count)
+        return
+    values = desk.values(ref)
+    bad = [i for i, value in enumerate(values) if faulty(value)]
+    edits = [Edit(ref, i * ref.itemsize, raw) for i in bad]
+    if edits:
+        reason = "calibration is lost: the constant of a cast cache"
+        change = f"{values[bad[0]]:.6g} -> 1"
+        yield Proposal(finding.code, finding.tensor, Safety.GUESS, reason, len(bad), change, edits)
