@@ -34,11 +34,11 @@ Array = np.ndarray
 HEAD = """\
 # MXFP4 to NVFP4: a study of the ways
 
-Made by `python benchmarks/cast_study.py`, {rows} × {columns} weights quantised to MXFP4 first. Errors are mean squared
-errors against the MXFP4 weight over its mean square; *spread* is that of the exponents of live blocks, in octaves; *m* is
-the exponent of the global scale; *exact blocks* is the share of blocks of 16 that keep their value. `requantise` goes
-through bfloat16 and the amax, `snap` keeps all codes and clamps the scales, `hybrid` is the exporter's way, `ours` is
-`quant.mx_to_nv` (its *way* is the closed form, unless requantising with swept scales lost less).
+Made by `python benchmarks/cast_study.py`, {rows} × {columns} weights quantised to MXFP4 first. Errors are mean
+squared errors against the MXFP4 weight over its mean square; *spread* is that of the exponents of live blocks, in
+octaves; *m* is the exponent of the global scale; *exact blocks* is the share of blocks of 16 that keep their value.
+`requantise` goes through bfloat16 and the amax, `snap` keeps all codes and clamps the scales, `hybrid` is the
+exporter's way, `ours` is `quant.mx_to_nv` (its *way* is the closed form, unless requantising lost less).
 
 """
 TABLE = Path(__file__).parents[1] / "docs" / "cast-study.md"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant import blocks
@@ -13,6 +13,7 @@ from quant.errors import NumericError
 SHAPES = [(16,), (0,), (128, 128), (0, 0), (3, 5)]
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), block=st.sampled_from(SHAPES))
 def test_amax_and_spread_agree_with_a_loop(seed, block):
     rng = np.random.default_rng(seed)

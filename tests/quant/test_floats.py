@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant.errors import NumericError
@@ -22,6 +22,7 @@ def test_every_half_and_every_bfloat16_is_widened_exactly():
     np.testing.assert_array_equal(widen(every.view(ml_dtypes.bfloat16)), theirs)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_rounding_to_bfloat16_is_that_of_ml_dtypes(seed):
     x = np.random.default_rng(seed).integers(0, 1 << 32, 500, np.uint32).view(np.float32)
@@ -39,6 +40,7 @@ def test_rounding_to_half_overflows_to_infinity_and_float32_stays():
     assert round_to(x, Word.FLOAT32) is x
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), word=words)
 def test_largest_is_exact(seed, word):
     x = stored_as(finite_bits(np.random.default_rng(seed), (7, 9)), word)
