@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,13 @@ from auditor.formats.base import Role
 from auditor.layer import QuantizedLayer
 from quant.errors import NumericError, RepairError
 from quant.floats import Floats
+from quant.metrics import ErrorSums, error
 from quant.quantised import Quantised
 from quant.scheme import GlobalScale, Scheme
 from repair.restore_habits import Habits, held
 from repair.restore_pieces import Piece
 from repair.restore_recipes import Recipe
-from repair.source import CHUNK, Source
+from repair.source import CHUNK, Chunk, Source
 from repair.source_codes import (
     code_lines,
     float_bytes,
@@ -37,6 +39,16 @@ from repair.source_codes import (
 
 _GAP = 8  # rows read though no block in them is wanted
 _MERGE = 1 << 20  # bytes of a merged piece at most
+
+
+class _Setup(NamedTuple):
+    """How one layer is made anew.  ``raw``: its global scale as the file will hold it, ``wide`` the same number."""
+
+    recipe: Recipe
+    kind: Scheme
+    top: np.float32
+    wide: NDArray[np.float32] | None
+    raw: bytes
 
 
 @dataclass
@@ -118,27 +130,43 @@ class Restorer:
         Layouts without a global scale share nothing.  Raises RepairError when the source lacks a layer or is not
         finite, and NumericError never.
         """
-        shared = self.source.amax([m for m in layers if scheme(m).global_scale is not GlobalScale.NONE])
         for layer in layers:
-            kind, recipe = scheme(layer), self.habits.recipe(layer).recipe
-            top = shared
-            if kind.global_scale is GlobalScale.NONE:
-                top = self.source.amax(self.habits.shared(layer)) if kind.block == (0, 0) else np.float32(0)
-            wide = recipe.global_scale(kind, top)
-            ref = layer.get(Role.GLOBAL)
-            if wide is not None and ref is not None:
-                raw = float_bytes(np.full(ref.size, wide, np.float32), ref)
-                wide = floats(np.frombuffer(raw[: ref.itemsize], np.uint8), ref).reshape(())  # as the file has it
-                yield Piece(ref, 0, raw)
-            yield from self._layer(layer, recipe, kind, top, wide)
+            setup = self._setup(layer, layers)
+            if setup.raw:
+                yield Piece(layer.parts[Role.GLOBAL], 0, setup.raw)
+            yield from self._layer(layer, setup)
 
-    def _layer(
-        self, layer: QuantizedLayer, recipe: Recipe, kind: Scheme, top: np.float32, wide: NDArray[np.float32] | None
-    ) -> Iterator[Piece]:
+    def predict(self, layers: Sequence[QuantizedLayer]) -> dict[str, ErrorSums]:
+        """By name, the error against the source that `requantise` of the same layers leaves; same exceptions."""
+        found: dict[str, ErrorSums] = {}
+        for layer in layers:
+            setup = self._setup(layer, layers)
+            sums = (error(chunk.weights, made) for chunk, made in self._quantised(layer, setup))
+            found[layer.name] = sum(sums, start=ErrorSums())
+        return found
+
+    def _setup(self, layer: QuantizedLayer, layers: Sequence[QuantizedLayer]) -> _Setup:
+        kind, recipe = scheme(layer), self.habits.recipe(layer).recipe
+        if kind.global_scale is not GlobalScale.NONE:
+            top = self.source.amax([m for m in layers if scheme(m).global_scale is not GlobalScale.NONE])
+        else:
+            top = self.source.amax(self.habits.shared(layer)) if kind.block == (0, 0) else np.float32(0)
+        wide, ref = recipe.global_scale(kind, top), layer.get(Role.GLOBAL)
+        if wide is None or ref is None:
+            return _Setup(recipe, kind, top, wide, b"")
+        raw = float_bytes(np.full(ref.size, wide, np.float32), ref)
+        as_held = floats(np.frombuffer(raw[: ref.itemsize], np.uint8), ref).reshape(())
+        return _Setup(recipe, kind, top, as_held, raw)
+
+    def _quantised(self, layer: QuantizedLayer, setup: _Setup) -> Iterator[tuple[Chunk, Quantised]]:
+        for chunk in self.source.chunks(layer):
+            made = _made(setup.recipe, chunk.weights, setup.kind, setup.top, setup.wide, layer)
+            yield chunk, held(made, layer, chunk.weights, setup.recipe)
+
+    def _layer(self, layer: QuantizedLayer, setup: _Setup) -> Iterator[Piece]:
         codes, scales = code_lines(layer), scale_lines(layer)
         waiting: list[Quantised] = []
-        for chunk in self.source.chunks(layer):
-            made = held(_made(recipe, chunk.weights, kind, top, wide, layer), layer, chunk.weights, recipe)
+        for chunk, made in self._quantised(layer, setup):
             first = chunk.first
             if codes.across:
                 waiting.append(made)

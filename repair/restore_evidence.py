@@ -75,7 +75,7 @@ def _spread(mask: NDArray[np.bool_], block: tuple[int, ...], shape: Grid) -> NDA
 def require_source(layer: QuantizedLayer, habits: Habits) -> Fit:
     """The fit of a layer, or of its kin where it has too few sound codes itself: never less than LEAST.
 
-    Kin are its fused set, then layers of the same projection.  Raises RepairError when the source does not give
+    Kin are its fused set, layers of the same projection, then others of its layout.  Raises RepairError when the source does not give
     their codes, when nothing can be compared, and for a layer whose weights were changed before quantisation as its
     tensors show (AWQ, SVDQuant).
     """
@@ -83,7 +83,8 @@ def require_source(layer: QuantizedLayer, habits: Habits) -> Fit:
     if changed:
         raise RepairError(f"{layer.codes.name}: the weights were changed before quantisation ({changed[0]})")
     kin = [layer, *(m for m in habits.members(layer) if m is not layer)]
-    kin += [o for o in habits.layers if o.leaf == layer.leaf and o.format is layer.format and o not in kin][:8]
+    alike = [o for o in habits.layers if o.format is layer.format and o not in kin]
+    kin += [o for o in alike if o.leaf == layer.leaf][:8] + [o for o in alike if o.leaf != layer.leaf][:8]
     found = Fit()
     for one in kin:
         try:
@@ -95,11 +96,13 @@ def require_source(layer: QuantizedLayer, habits: Habits) -> Fit:
         found = Fit(found.same + more.same, found.looked + more.looked)
         if found.looked >= _ENOUGH:
             break
+    if not found.looked:
+        raise RepairError(f"{layer.codes.name}: no sound block shows whether the source is what it was made from")
     if found.share < LEAST:
         source = habits.source.regions(layer)[0].matrix.ref.name
-        share = f"{found.share:.1%} of {found.looked} codes" if found.looked else "nothing comparable"
         raise RepairError(
-            f"{layer.codes.name}: the source's {source} is not what it was made from ({share} agree):"
+            f"{layer.codes.name}: the source's {source} is not what it was made from"
+            f" ({found.share:.1%} of {found.looked} codes agree):"
             " another model's, or changed before quantisation (AWQ, SmoothQuant, a rotation)"
         )
     return found
