@@ -92,10 +92,11 @@ def test_a_pipe_put_in_place_of_the_file_does_not_hang(tmp_path: Path, monkeypat
     (tmp_path / "x").touch()
     sound = os.stat(tmp_path / "x")
     os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setattr(os, "stat", lambda _: sound)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(CheckpointError, match="named pipe"):
-        LocalFile(tmp_path / "pipe")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda *_, **__: sound)
+        with pytest.raises(CheckpointError, match="named pipe"):
+            LocalFile(tmp_path / "pipe")
     assert len(os.listdir("/proc/self/fd")) == before
 
 
