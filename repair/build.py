@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.context import Context
 from auditor.finding import Finding, Safety, Severity
@@ -21,6 +21,9 @@ from repair.fixes.desk import Desk, Options
 from repair.fixes.overlay import HELD
 from repair.fixes.proposal import Edit, Left, NewTensor, Proposal, TextEdit
 from repair.patch import Patch, Plan, Skipped, TextPatch, plan_for
+
+if TYPE_CHECKING:
+    from repair.restore_habits import Habits
 
 
 class Repair(NamedTuple):
@@ -77,14 +80,52 @@ def by_layer(built: Built, plan: Plan) -> list[LayerChange]:
     return [LayerChange(n, sizes[n], tuple(sorted(rules[n])), tuple(effects.get(n, ()))) for n in sizes]
 
 
-def build(ctx: Context, findings: Sequence[Finding], options: Options) -> Built:
-    """Plan the repair of these findings."""
+class SourceFixes:
+    """Repairs from the unquantised checkpoint, for the findings that it can mend.
+
+    ``method``: amax or mse, how scales are chosen; by default as the exporter was in the habit of doing.
+    """
+
+    def __init__(self, path: str | Path, method: str, ctx: Context) -> None:
+        """Open the source; raises CheckpointError when it cannot be read."""
+        from repair.source import Source
+
+        self.method = method
+        self.layers = ctx.layers
+        self.source = Source(path, ctx.checkpoint, ctx.recognised)
+        self._habits: Habits | None = None
+
+    def proposals(self, finding: Finding, desk: Desk) -> Iterator[Proposal | Left] | None:
+        """The repair of a finding; None where the source has nothing to say about it."""
+        from repair.restore_findings import CODES, proposals
+        from repair.restore_habits import Habits
+        from repair.restore_recipes import Choice
+
+        if finding.code not in CODES:
+            return None
+        if self._habits is None:
+            self._habits = Habits(self.source, desk, self.layers, Choice(self.method))
+        return proposals(finding, desk, self._habits)
+
+    def mends(self, finding: Finding) -> bool:
+        """Whether the finding is of a kind that a source mends."""
+        from repair.restore_findings import CODES
+
+        return finding.code in CODES
+
+    def close(self) -> None:
+        """Close the source's files."""
+        self.source.close()
+
+
+def build(ctx: Context, findings: Sequence[Finding], options: Options, source: SourceFixes | None = None) -> Built:
+    """Plan the repair of these findings; from the source first, where there is one."""
     built = Built(Desk(ctx, options, tuple(findings)))
     for finding in sorted(findings, key=_order):
         if finding.fix is None and finding.severity is Severity.INFO:
             continue
         items = 0
-        for item in _proposals(finding, built.desk):
+        for item in _proposals(finding, built.desk, source):
             items += 1
             _take(item, built, options)
         if not items:
@@ -96,7 +137,19 @@ def _order(finding: Finding) -> tuple[int, str, str, str]:
     return RANK.get(finding.code, len(RANK)), finding.code, finding.tensor, finding.message
 
 
-def _proposals(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
+def _proposals(finding: Finding, desk: Desk, source: SourceFixes | None) -> Iterator[Proposal | Left]:
+    """The source's repair; where it has none for the finding, the one that needs no source."""
+    restored = list(source.proposals(finding, desk) or ()) if source else []
+    if source is not None and (
+        (not restored and source.mends(finding)) or any(isinstance(r, Proposal) for r in restored)
+    ):
+        yield from restored
+        return
+    yield from restored
+    yield from _without(finding, desk)
+
+
+def _without(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     entry = ENTRIES.get(finding.code)
     if entry is None:
         yield Left(finding.code, finding.tensor, _unfixable(finding), finding.count)

@@ -226,8 +226,8 @@ def entry_fields(entry: Entry) -> dict[str, Json]:
     }
 
 
-def taken_back(plan: Plan, width: int | None, limit: int = SHOWN) -> Iterator[Line]:
-    """What an undo would put back."""
+def listed(plan: Plan, limit: int = SHOWN) -> Iterator[Line]:
+    """The patches of a plan, one a line."""
     for patch in plan.patches[:limit]:
         text = f"{patch.rule} {patch.tensor}"
         yield Span(pad(f"{patch.length} B at {patch.offset}", 24) + "  "), Span(short(text), "name")
@@ -236,5 +236,10 @@ def taken_back(plan: Plan, width: int | None, limit: int = SHOWN) -> Iterator[Li
     for replaced in plan.texts:
         yield Span(pad("whole file", 24) + "  "), Span(f"{replaced.rule} {short(replaced.file)}", "name")
     yield ()
+
+
+def taken_back(plan: Plan, width: int | None) -> Iterator[Line]:
+    """What an undo would put back."""
+    yield from listed(plan)
     total = f"{size(plan.nbytes)} in {plural(len(plan.touched), 'file')} would be put back; nothing was changed."
     yield from _folded(total, width, "strong")

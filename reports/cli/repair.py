@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Safety, Severity
 from quant.errors import RepairError, UsageError
-from reports.cli import choices, repairoptions
+from reports.cli import choices, repairoptions, repairplan
 from reports.cli.guard import ending, say, silence
 from reports.cli.options import ColorOption, ConfigOption, DepthOption, JobsOption, NoProgressOption
 from reports.report import Exit
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from auditor.context import Context
     from auditor.rule import Rule
     from repair.apply import Proof
-    from repair.build import Built
+    from repair.build import Built, SourceFixes
     from repair.fixes.desk import Options
     from repair.patch import Plan
     from reports.cli.progress import Progress
@@ -48,7 +48,7 @@ class Job:
     progress: Progress | None
     proof: Proof
     source: Path | None = None
-    method: str = "amax"
+    method: str = "auto"
 
     def run(self) -> int:
         """Scan, plan, print; and write where that was asked for."""
@@ -56,7 +56,7 @@ class Job:
 
         ctx, audit = self._scan(self.checkpoint)
         try:
-            built = build.build(ctx, audit.findings, self.options)
+            built = build.build(ctx, audit.findings, self.options, self._source(ctx))
             plan = build.plan(built)
             if self.plan_file is not None:
                 from repair.planfile import save
@@ -70,6 +70,13 @@ class Job:
             return Exit.FINDINGS if outcome.errors else Exit.CLEAN
         finally:
             ctx.close()
+
+    def _source(self, ctx: Context) -> SourceFixes | None:
+        if self.source is None:
+            return None
+        from repair.build import SourceFixes
+
+        return SourceFixes(self.source, self.method, ctx)
 
     def _scan(self, path: str) -> tuple[Context, Audit]:
         from auditor.engine import examine
@@ -115,7 +122,7 @@ class Job:
 
         start = time.monotonic()
         root = ctx.checkpoint.root
-        settle(root)
+        repairplan.settle(root)
         outcome = apply(root, plan, self.proof)
         _, after = self._scan(self.checkpoint)
         before = {(f.code, f.tensor) for f in audit.findings}
@@ -161,16 +168,6 @@ class Job:
         return columns() if sys.stdout.isatty() else None
 
 
-def settle(root: Path) -> None:
-    """Settle what an interrupted repair left, and say so; RepairError when it cannot be."""
-    from repair.apply import Done, hot, recover
-
-    if hot(root) is not None:
-        outcome = recover(root)
-        if outcome.done is not Done.UNCHANGED:
-            say(outcome.message)
-
-
 def _said(finding: Finding) -> str:
     return f"{finding.code} {finding.tensor}"
 
@@ -188,7 +185,7 @@ def repair(
     plan: repairoptions.PlanFile = None,
     apply: repairoptions.Apply = None,
     source: repairoptions.Source = None,
-    method: repairoptions.Method = repairoptions.MethodName.AMAX,
+    method: repairoptions.Method = repairoptions.MethodName.AUTO,
     verify: repairoptions.Verify = repairoptions.VerifyName.RANGES,
     format_: repairoptions.Format = repairoptions.FormatName.TABLE,
     color: ColorOption = None,
@@ -203,21 +200,20 @@ def repair(
     """
 
     def run() -> int:
-        from reports.cli.printing import print_text  # noqa: F401  # fails early where stdout is closed
-
         file = load(config)
+        colored = {"always": True, "never": False}.get(color or file.color or "auto")
         if apply is not None:
-            return repairoptions.apply_file(checkpoint, apply, write=write, out=out)
+            return repairplan.apply_file(checkpoint, apply, verify, write=write, color=colored)
         job = Job(
             checkpoint=checkpoint,
             depth=depth or file.depth or "scales",
             rules=_rules(repairoptions.words(select) or file.select, repairoptions.words(ignore) or file.ignore),
-            options=_options(risk, policy, repairoptions.words(include)),
+            options=_options(risk, policy, repairoptions.words(include), rewrite=out is not None),
             write=write or out is not None,
             out=out,
             plan_file=plan,
             json=format_ == repairoptions.FormatName.JSON,
-            color={"always": True, "never": False}.get(color or file.color or "auto"),
+            color=colored,
             jobs=jobs or file.jobs,
             proof=_proof(verify),
             progress=_watch(not (no_progress or file.no_progress)),
@@ -250,7 +246,7 @@ def _rules(selected: tuple[str, ...], ignored: tuple[str, ...]) -> tuple[Rule, .
     return select(all_rules(), selected, ignored)
 
 
-def _options(risk: str, policy: str, include: tuple[str, ...]) -> Options:
+def _options(risk: str, policy: str, include: tuple[str, ...], *, rewrite: bool) -> Options:
     from quant.activation import Policy
     from repair.fixes.catalogue import ENTRIES
     from repair.fixes.desk import Options
@@ -270,4 +266,4 @@ def _options(risk: str, policy: str, include: tuple[str, ...]) -> Options:
             floor = math.nan
         if not 2.0**-126 <= floor < 2.0**127:
             raise UsageError(f"--policy {policy!r}: the floor must be a positive float32 number")
-    return Options(Safety[risk.upper()], Policy(name), floor, frozenset(include))
+    return Options(Safety[risk.upper()], Policy(name), floor, frozenset(include), rewrite)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 RiskName = StrEnum("RiskName", {"EXACT": "exact", "BOUNDED": "bounded", "GUESS": "guess"})
-MethodName = StrEnum("MethodName", {"AMAX": "amax", "MSE": "mse"})
+MethodName = StrEnum("MethodName", {"AUTO": "auto", "AMAX": "amax", "MSE": "mse"})
 VerifyName = StrEnum("VerifyName", {"RANGES": "ranges", "FULL": "full"})
 FormatName = StrEnum("FormatName", {"TABLE": "table", "JSON": "json"})
 
@@ -54,7 +54,8 @@ Source = Annotated[
     typer.Option(envvar="AUDIT_SOURCE", metavar="DIR", help="The unquantised checkpoint: restores what was lost."),
 ]
 Method = Annotated[
-    MethodName, typer.Option(envvar="AUDIT_METHOD", help="How restored blocks get their scales, with --source.")
+    MethodName,
+    typer.Option(envvar="AUDIT_METHOD", help="How restored blocks get their scales; auto: as the exporter did."),
 ]
 Verify = Annotated[
     VerifyName,
