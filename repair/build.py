@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,9 +18,11 @@ from repair.content import Content, Shared, Stored
 from repair.effect import Effect
 from repair.fixes.catalogue import ENTRIES, RANK
 from repair.fixes.desk import Desk, Options
+from repair.fixes.index import rebuilt
 from repair.fixes.overlay import HELD
 from repair.fixes.proposal import Edit, Left, NewTensor, Proposal, TextEdit
 from repair.patch import Patch, Plan, Skipped, TextPatch, plan_for
+from repair.rewrite import Change, New
 
 if TYPE_CHECKING:
     from repair.restore_habits import Habits
@@ -48,7 +50,6 @@ class Built:
     repairs: list[Repair] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     settled: list[tuple[str, str]] = field(default_factory=list)
-    tensors: list[NewTensor] = field(default_factory=list)
     wider: dict[Safety, int] = field(default_factory=dict)  # what a higher risk would mend besides
 
 
@@ -130,7 +131,35 @@ def build(ctx: Context, findings: Sequence[Finding], options: Options, source: S
             _take(item, built, options)
         if not items:
             built.settled.append((finding.code, finding.tensor))
+    _index_new(built.desk)
     return built
+
+
+def _index_new(desk: Desk) -> None:
+    """Where tensors are added or change their size, the index says so."""
+    index, checkpoint = desk.ctx.checkpoint.index, desk.ctx.checkpoint
+    resized = {n: t for n, t in desk.tensors.items() if t.beside or len(t.raw) != t.like.nbytes}
+    if index is None or index.problem or not resized:
+        return
+    text = rebuilt(desk.text(index.file), checkpoint, resized)
+    first = next(iter(resized.values()))
+    reason = f"{len(resized)} tensors are added or have another size"
+    by = Proposal("FIL110", first.name, Safety.EXACT, reason, len(resized), "", ())
+    desk.rewrite(TextEdit(index.file, text.encode()), by)
+
+
+def rewrites(built: Built) -> dict[str, dict[str, Change]]:
+    """What becomes of the tensors of shards that are written anew, by shard and tensor."""
+    found: dict[str, dict[str, Change]] = {}
+    for made in built.desk.tensors.values():
+        shard = found.setdefault(made.like.shard, {})
+        known = shard.get(made.like.name, Change())
+        if made.beside:
+            new = New(made.name, made.dtype, made.shape, made.raw)
+            shard[made.like.name] = replace(known, beside=(*known.beside, new))
+        else:
+            shard[made.like.name] = replace(known, dtype=made.dtype, shape=made.shape, content=made.raw)
+    return found
 
 
 def _order(finding: Finding) -> tuple[int, str, str, str]:
@@ -195,7 +224,7 @@ def _take(item: Proposal | Left, built: Built, options: Options) -> None:
         elif isinstance(change, TextEdit):
             built.desk.rewrite(change, item)
         else:
-            built.tensors.append(change)
+            built.desk.tensors[change.name] = change
     built.repairs.append(Repair(*(getattr(item, name) for name in Repair._fields)))
 
 

@@ -16,7 +16,7 @@ from quant.activation import Policy
 from quant.codes import E4M3, E8M0
 from quant.floats import narrow_bf16
 from repair.fixes.overlay import Overlay
-from repair.fixes.proposal import Proposal, TextEdit
+from repair.fixes.proposal import NewTensor, Proposal, TextEdit
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Desk:
     done_amaxes: dict[str, list[float]] = field(default_factory=dict)  # trusted activation amaxes of a projection
     texts: dict[str, TextEdit] = field(default_factory=dict)  # small files as they will be
 
+    tensors: dict[str, NewTensor] = field(default_factory=dict)  # of shards that are written anew
+
     def __post_init__(self) -> None:
         """Begin with nothing planned."""
         self.overlay = Overlay(self.ctx.read)
@@ -62,6 +64,10 @@ class Desk:
     def raw(self, ref: TensorRef) -> bytes:
         """All bytes of a small tensor as they will be."""
         return self.overlay.read(ref, 0, ref.nbytes)
+
+    def current(self, ref: TensorRef) -> NewTensor:
+        """A small tensor as it will be, its header entry included."""
+        return self.tensors.get(ref.name) or NewTensor(ref.name, ref.dtype, ref.shape, self.raw(ref), ref)
 
     def text(self, file: str) -> str:
         """A small text file as it will be, its byte order mark included; "" when it is not there."""

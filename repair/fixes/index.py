@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from auditor.checkpoint import INDEX_SUFFIX, Checkpoint
 from auditor.finding import Finding, Safety
 from repair.fixes.desk import Desk
-from repair.fixes.proposal import Left, Proposal, TextEdit
+from repair.fixes.proposal import Left, NewTensor, Proposal, TextEdit
 
 _REASON = "what each shard holds is in its header"
 
@@ -28,7 +28,7 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     file = checkpoint.index.file if checkpoint.index else "model" + INDEX_SUFFIX
     path = checkpoint.root / file
     old = path.read_text("utf-8-sig") if path.exists() else ""
-    new = rebuilt(old, checkpoint)
+    new = rebuilt(old, checkpoint, {})
     desk.done.add(("index", ""))
     entries = len(_weight_map(checkpoint))
     change = f"{file}: {entries} tensors in {len(_used(checkpoint))} shards"
@@ -36,10 +36,15 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     yield Proposal(finding.code, finding.tensor, Safety.EXACT, _REASON, finding.count, change, (edit,))
 
 
-def rebuilt(old: str, checkpoint: Checkpoint) -> str:
-    """The index as text: other keys and metadata kept, entries in the order they had, indented as it was."""
+def rebuilt(old: str, checkpoint: Checkpoint, changed: Mapping[str, NewTensor]) -> str:
+    """The index as text: other keys and metadata kept, entries in the order they had, indented as it was.
+
+    ``changed``: tensors that will be added or have another size, by name.
+    """
     content: dict[str, Any] = json.loads(old) if old else {"metadata": {}}
-    stored = _weight_map(checkpoint)
+    stored = _weight_map(checkpoint) | {t.name: t.like.shard for t in changed.values() if t.beside}
+    sizes = {name: ref.nbytes for name, ref in checkpoint.tensors.items()}
+    sizes |= {name: len(t.raw) for name, t in changed.items()}
     before = content.get("weight_map")
     kept = [name for name in before if name in stored] if isinstance(before, dict) else []
     known = set(kept)
@@ -49,7 +54,7 @@ def rebuilt(old: str, checkpoint: Checkpoint) -> str:
     content["weight_map"] = {name: stored[name] for name in order}
     metadata = content.setdefault("metadata", {})
     if isinstance(metadata, dict) and ("total_size" in metadata or not old):
-        metadata["total_size"] = sum(checkpoint.tensors[name].nbytes for name in stored)
+        metadata["total_size"] = sum(sizes[name] for name in stored)
     return _dumped(content, old)
 
 

@@ -41,8 +41,9 @@ def upcast(finding: Finding, desk: Desk) -> Result:
     if ref is None or ref.dtype not in ("BF16", "F16"):
         yield Left(finding.code, finding.tensor, "not stored as BF16 or F16: no exact upcast")
         return
-    raw = decode_floats(desk.raw(ref), ref.dtype).astype(np.float32).tobytes()
-    made = NewTensor(ref.name, "F32", ref.shape, raw, ref)
+    now = desk.current(ref)
+    raw = decode_floats(now.raw, ref.dtype).astype(np.float32).tobytes()
+    made = now._replace(dtype="F32", raw=raw)
     yield from _proposal(finding, desk, Safety.EXACT, "F32 holds every value of it", f"{ref.dtype} -> F32", made)
 
 
@@ -52,7 +53,7 @@ def one_number(finding: Finding, desk: Desk) -> Result:
     if ref is None or ref.shape or finding.fix is None:
         yield Left(finding.code, finding.tensor, "several numbers where one is expected: they belong to something else")
         return
-    made = NewTensor(ref.name, ref.dtype, (1,), desk.raw(ref), ref)
+    made = desk.current(ref)._replace(shape=(1,))
     yield from _proposal(finding, desk, Safety.EXACT, "the bytes are the same", "shape [] -> [1]", made)
 
 
@@ -102,8 +103,8 @@ def missing_input(finding: Finding, desk: Desk) -> Result:
     # What the set has is what a sound export would give; experts' peers only bound it.
     safety = Safety.BOUNDED if 2 * known >= len(fused or peers) else Safety.GUESS
     name = f"{layer.module}.{ref.name.rpartition('.')[2]}"
-    made = NewTensor(name, ref.dtype, ref.shape, desk.raw(ref), layer.codes, beside=True)
-    value = decode_floats(made.raw, ref.dtype)[0]
+    made = desk.current(ref)._replace(name=name, like=layer.codes, beside=True)
+    value = decode_floats(made.raw, made.dtype)[0]
     reason = f"peer-max: the largest of {known} plausible ones"
     yield from _proposal(finding, desk, safety, reason, f"added: {value:.6g}", made)
 

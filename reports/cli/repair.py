@@ -65,7 +65,7 @@ class Job:
                 say(f"plan written to {self.plan_file}")
             if not self._print_plan(built, plan):
                 return self._verdict(built, plan, audit)
-            outcome = self._carry_out(ctx, audit, plan)
+            outcome = self._carry_out(ctx, audit, built, plan)
             self._print_outcome(built, plan, outcome)
             return Exit.FINDINGS if outcome.errors else Exit.CLEAN
         finally:
@@ -97,7 +97,7 @@ class Job:
 
     def _print_plan(self, built: Built, plan: Plan) -> bool:
         """Print what is planned; whether there is something to write, and it is to be written."""
-        acts = self.write and bool(plan.touched or built.tensors)
+        acts = self.write and bool(plan.touched or built.desk.tensors or self.out)
         if self.json:
             if not acts:
                 self._emit_json(built, plan, None)
@@ -106,7 +106,7 @@ class Job:
 
         limit = repairtext.SHOWN if sys.stdout.isatty() else None
         self._emit(repairtext.planned(built, plan, self._width(), limit))
-        if plan.touched and not self.write:
+        if (plan.touched or built.desk.tensors) and not self.write:
             self._emit(repairtext.unwritten(self._width()))
         return acts
 
@@ -116,20 +116,22 @@ class Job:
             return Exit.FINDINGS
         return Exit.FINDINGS if any(f.severity is Severity.ERROR for f in audit.findings) else Exit.CLEAN
 
-    def _carry_out(self, ctx: Context, audit: Audit, plan: Plan) -> Done:
-        from repair.apply import apply
+    def _carry_out(self, ctx: Context, audit: Audit, built: Built, plan: Plan) -> Done:
         from reports.repairtext import Done
 
         start = time.monotonic()
         root = ctx.checkpoint.root
-        repairplan.settle(root)
-        outcome = apply(root, plan, self.proof)
-        _, after = self._scan(self.checkpoint)
+        entry = proof = ""
+        if self.out is not None:
+            proof = repairplan.copy(root, built, plan, self.out)
+        else:
+            entry, proof = repairplan.carry_out(root, plan, self.proof)
+        _, after = self._scan(str(self.out) if self.out is not None else self.checkpoint)
         before = {(f.code, f.tensor) for f in audit.findings}
         now = {(f.code, f.tensor) for f in after.findings}
         return Done(
-            entry=str(outcome.entry or ""),
-            proof=outcome.proof,
+            entry=entry,
+            proof=proof,
             seconds=time.monotonic() - start,
             errors=sum(f.severity is Severity.ERROR for f in after.findings),
             gone=len(before - now),

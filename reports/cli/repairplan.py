@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quant.errors import UsageError
 from reports.cli.guard import say
 from reports.report import Exit
+
+if TYPE_CHECKING:
+    from repair.apply import Proof
+    from repair.build import Built
+    from repair.patch import Plan
 
 
 def settle(root: Path) -> None:
@@ -19,10 +25,32 @@ def settle(root: Path) -> None:
             say(outcome.message)
 
 
+def carry_out(root: Path, plan: Plan, proof: Proof) -> tuple[str, str]:
+    """Carry a plan out in place; the entry's number and what was proven."""
+    from repair.apply import apply
+
+    settle(root)
+    outcome = apply(root, plan, proof)
+    return str(outcome.entry or ""), outcome.proof
+
+
+def copy(root: Path, built: Built, plan: Plan, out: Path) -> str:
+    """Carry a plan out in a copy; how its files came there."""
+    from repair.build import rewrites
+    from repair.outofplace import repaired_copy
+
+    done = repaired_copy(root, plan, out, rewrites(built))
+    kinds = {"patched": done.patched, "rewritten": done.rewritten, "cloned": done.cloned, "copied": done.copied}
+    return (
+        ", ".join(f"{len(names)} files {kind}" for kind, names in kinds.items() if names)
+        + "; the original is untouched"
+    )
+
+
 def apply_file(checkpoint: str, file: Path, proof: str, *, write: bool, color: bool | None) -> int:
     """Compare a plan with the files, show it, and with ``write`` carry it out; nothing in it is believed."""
     from repair import planfile
-    from repair.apply import Proof, apply
+    from repair.apply import Proof
     from reports import repairtext
     from reports.cli.printing import print_text
     from reports.layout import Span
@@ -38,7 +66,7 @@ def apply_file(checkpoint: str, file: Path, proof: str, *, write: bool, color: b
     if not write:
         print_text(repairtext.unwritten(None), color)
         return Exit.FINDINGS if plan.touched else Exit.CLEAN
-    settle(root)
-    outcome = apply(root, plan, Proof(proof))
-    print_text([(Span(f"{outcome.message}; {outcome.proof}" if outcome.proof else outcome.message),)], color)
+    entry, proven = carry_out(root, plan, Proof(proof))
+    text = f"repaired: entry {entry}; {proven}" if entry else "nothing to repair: all new bytes are there already"
+    print_text([(Span(text),)], color)
     return Exit.CLEAN
