@@ -170,8 +170,8 @@ def _matches(dtypes: Mapping[str, str]) -> tuple[_Match, ...]:
             if not leaf.endswith(suffix) or (not fmt.stemmed and leaf != suffix):
                 continue
             stem = leaf[: len(leaf) - len(suffix)]
-            if any(stem + other in dtypes for other in fmt.absent):
-                continue
+            if (fmt.stemmed and stem == "weight") or any(stem + other in dtypes for other in fmt.absent):
+                continue  # X.weight is a module's own weight, not a fused tensor called "weight"
             present = [
                 (role, stem + part.suffix)
                 for role, part in fmt.parts.items()
@@ -210,7 +210,9 @@ def _claim(
 
 
 def _sort_out(module: str, leaf: str, ref: TensorRef, result: Recognised) -> None:
-    if is_kv(module, leaf) and ref.dtype in FLOAT_DTYPES | FP8_DTYPES:
+    if leaf == "scaled_fp8":  # an image-model tool's marker, which holds nothing
+        result.plain.append(ref)
+    elif is_kv(module, leaf) and ref.dtype in FLOAT_DTYPES | FP8_DTYPES:
         result.kv.append(ref)
     elif ref.dtype in CODE_DTYPES or leaf in SCALE_LEAVES or leaf.endswith(("_weight_scale", "_weight_scale_2")):
         result.unclaimed.append(ref)
@@ -225,4 +227,6 @@ def is_weight_scale(leaf: str) -> bool:
 
 def is_kv(module: str, leaf: str) -> bool:
     """Whether a tensor is a scale or bias of the KV cache, by its name."""
+    if leaf == "output_scale":  # Quark's and old compressed-tensors' spelling
+        return module.endswith((".k_proj", ".v_proj"))
     return leaf in KV_LEAVES or (leaf == "scale" and module.endswith(_KV_CACHE_PARENTS))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from auditor.formats.base import FLOATS, FP8, Format, Part, Role, Shape
+from auditor.formats.base import FLOATS, FP8, Format, Part, Role, Shape, block_shape
 from quant.scheme import FP8_BLOCK, FP8_CHANNEL, FP8_TENSOR
 
 
 def _per_tensor(shapes: Mapping[Role, Shape]) -> bool:
-    scales = shapes[Role.SCALES]
-    return scales in ((), (1,)) and shapes[Role.CODES] != (1,)
+    """One scale: [], [1], or [1, 1] where the weight is larger than any block."""
+    codes, scales = shapes[Role.CODES], shapes[Role.SCALES]
+    if scales == (1, 1):
+        return len(codes) == 2 and block_shape(codes, scales) is None
+    return scales in ((), (1,)) and codes != (1,)
 
 
 def _per_channel(shapes: Mapping[Role, Shape]) -> bool:
@@ -22,7 +25,7 @@ def _per_channel(shapes: Mapping[Role, Shape]) -> bool:
 
 
 def _per_block(shapes: Mapping[Role, Shape]) -> bool:
-    return len(shapes[Role.SCALES]) >= 2 and not _per_channel(shapes)
+    return len(shapes[Role.SCALES]) >= 2 and not _per_channel(shapes) and not _per_tensor(shapes)
 
 
 _SCALE = Part("weight_scale", FLOATS)
