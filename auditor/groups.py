@@ -24,6 +24,8 @@ FUSED_SETS: tuple[tuple[str, ...], ...] = (
     ("wq", "wk", "wv"),
 )
 GATE_UP = (("gate_proj", "up_proj"), ("w1", "w3"))
+_CROSS = re.compile(r"(?:^|\.)(?:cross_?attn|cross_?attention|encoder_attn|encoder_attention|encdecattention)$", re.I)
+_QUERIES = frozenset({"q_proj", "query", "wq"})
 _SETS_OF: dict[str, tuple[int, ...]] = {}
 for _number, _set in enumerate(FUSED_SETS):
     for _leaf in _set:
@@ -60,6 +62,8 @@ def fused_sets(layers: Iterable[QuantizedLayer]) -> Iterator[FusedSet]:
         if leaf in _SETS_OF:
             parents.setdefault(parent, {})[leaf] = layer
     for parent, children in parents.items():
+        if _CROSS.search(parent):  # queries read other states than keys and values, and are not fused with them
+            children = {leaf: layer for leaf, layer in children.items() if leaf not in _QUERIES}
         numbers = sorted({n for leaf in children for n in _SETS_OF[leaf]})
         seen: list[frozenset[str]] = []
         for number in numbers:
