@@ -11,14 +11,18 @@ from auditor.layer import QuantizedLayer
 from auditor.peers import FAR, PLAUSIBLE_AMAX, amax_of, input_faulty, plausible, remedy, typical
 from auditor.rule import CheckpointRule
 
+# Their inputs are an expert's own hidden states, not the layer's: a few experts' are larger by orders of magnitude.
+_INNER = frozenset({"down_proj", "w2", "fc2", "linear_fc2"})
+
 
 class UninitialisedInputScale(CheckpointRule):
     """An activation scale is not a number that calibration gives: it is uninitialised memory.
 
     ## What it checks
     Scales that stand for an activation amax outside 1e-6 to 1e6, or more than 1000 times away from the median
-    of the same projection's plausible peers.  Where at least one expert of a projection is so (or zero,
-    negative, NaN: ACT101), its plausible-looking peers are named as suspect, as information: chance writes
+    of the same projection's plausible peers (a warning for down projections: their inputs are an expert's own,
+    and a few experts' are larger by orders of magnitude).  Where at least one expert of a projection is so (or
+    zero, negative, NaN: ACT101), its plausible-looking peers are named as suspect, as information: chance writes
     plausible numbers, too.
 
     ## Why it matters
@@ -57,12 +61,14 @@ class UninitialisedInputScale(CheckpointRule):
             unusable = sum(map(input_faulty, values))
             broken += unusable + len(odd)
             if odd:
+                absurd = not all(plausible(layer, values[i]) for i in odd)
                 fix = remedy(layer, [p for p in peers if p is not layer], ctx)
                 yield self.finding(
                     ref,
                     _message(layer, [values[i] for i in odd], usual),
                     count=len(odd),
                     places=ctx.places(ref, odd),
+                    severity=Severity.ERROR if layer.leaf not in _INNER or absurd else Severity.WARNING,
                     fix=fix,
                     layer=layer.name,
                 )
