@@ -33,6 +33,7 @@ class FusedPreQuantMismatch(GroupRule):
     """
 
     code, title, severity = "ACT107", "fused projections disagree on pre_quant_scale", Severity.ERROR
+    whole = True  # in a single shard the vector of a member may just be elsewhere
 
     def check(self, group: FusedSet, ctx: Context) -> Iterator[Finding]:
         """One finding per fused set, on the first member that has the vector."""
