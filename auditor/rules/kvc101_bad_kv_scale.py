@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
+from auditor.jsonfile import table
 from auditor.rule import CheckpointRule
 from auditor.scalars import describe, faulty
 
@@ -17,6 +18,7 @@ class BadKvScale(CheckpointRule):
     ## What it checks
     k_scale, v_scale, q_scale, kv_scale and k_cache.scale wherever they hang; the k_bias and v_bias of NVFP4
     caches for NaN and infinity.  Exactly 1.0 is legal: a cache cast with a constant amax.
+    One scale per head is information: not every engine takes it.
 
     ## Why it matters
     Keys and values are divided by it before they are cached.
@@ -47,7 +49,9 @@ class BadKvScale(CheckpointRule):
                     )
                 continue
             if not ref.is_scalar:
-                yield self.finding(ref, f"shape {list(ref.shape)} is not a scalar", severity=Severity.WARNING)
+                per_head = ref.size in _heads(ctx)
+                message = f"shape {list(ref.shape)}: " + ("one scale per head" if per_head else "not a scalar")
+                yield self.finding(ref, message, severity=Severity.INFO if per_head else Severity.WARNING)
             if values is None:
                 continue
             bad = [i for i, value in enumerate(values) if faulty(value)]
@@ -55,3 +59,9 @@ class BadKvScale(CheckpointRule):
                 message = f"{ref.name.rpartition('.')[2]} is {describe([values[i] for i in bad])}"
                 fix = Remedy(Safety.GUESS, "write 1.0, or drop both scales, on request")
                 yield self.finding(ref, message, count=len(bad), places=ctx.places(ref, bad), fix=fix)
+
+
+def _heads(ctx: Context) -> set[object]:
+    """The numbers of heads that the configuration declares, for scales per head (compressed-tensors' attn_head)."""
+    parts = (table(ctx.checkpoint.config), table(table(ctx.checkpoint.config).get("text_config")))
+    return {part.get(key) for part in parts for key in ("num_key_value_heads", "num_attention_heads")}

@@ -10,7 +10,12 @@ from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.rule import CheckpointRule
 from auditor.tensorref import TensorRef
 
-_PAIRS = (("k_scale", "v_scale"), ("k_cache.scale", "v_cache.scale"), ("k_bias", "v_bias"))
+_PAIRS = (
+    ("k_scale", "v_scale"),
+    ("k_cache.scale", "v_cache.scale"),
+    ("k_bias", "v_bias"),
+    ("k_proj.output_scale", "v_proj.output_scale"),
+)
 
 
 class LonelyKvScale(CheckpointRule):
