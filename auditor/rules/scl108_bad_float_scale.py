@@ -9,7 +9,7 @@ from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.layer import QuantizedLayer
 from auditor.rule import LayerRule
-from auditor.under import live_under
+from auditor.under import live_zeros
 
 
 class BadFloatScale(LayerRule):
@@ -47,8 +47,7 @@ class BadFloatScale(LayerRule):
         bad = {"NaN": stats.nan, "infinite": stats.inf}
         if not layer.format.unaudited:
             bad["negative"] = stats.negative
-            if stats.zeros.count and live_under(layer, stats.zeros, ctx):
-                bad["zero"] = stats.zeros
+            bad["zero"] = live_zeros(layer, ctx) if stats.zeros.count else stats.zeros
         found = {kind: h for kind, h in bad.items() if h.count}
         if not found:
             return
@@ -56,7 +55,7 @@ class BadFloatScale(LayerRule):
         places = sorted({place for h in found.values() for place in h.first})
         shown = ", ".join(f"{h.count} {kind}" for kind, h in found.items())
         fix = Remedy(Safety.RESTORED, "requantise from the source")
-        if list(found) == ["zero"] and stats.zeros.count == stats.size:
+        if list(found) == ["zero"] and count == stats.size:
             fix = Remedy(Safety.EXACT, "scale 1, if the weight is NaN throughout: it was all zero")
         message = f"{count} of {stats.size} scales: {shown}"
         where = ctx.places(layer.scales, places)
