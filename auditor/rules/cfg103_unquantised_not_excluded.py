@@ -86,10 +86,10 @@ def heads(ctx: Context) -> Iterator[Linear]:
 
 def judge(declared: Declared, kind: str, first: Linear, quantised: set[str], side: bool) -> Severity | None:
     """How bad it is that this kind of layer is on no list; None when it says nothing."""
-    if first.leaf in HEADS:
-        return Severity.WARNING  # older servers never quantise the head
     if side:
         return Severity.INFO
+    if first.leaf in HEADS:
+        return Severity.WARNING  # older servers never quantise the head
     if kind in quantised:
         return Severity.ERROR
     if declared.method in _UNLISTED:
