@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.layer import QuantizedLayer
-from quant import rounding
+from quant import blocks, rounding
 from quant.errors import NumericError, RepairError
+from quant.floats import Floats
+from quant.quantised import Quantised
 from quant.scheme import GlobalScale
 from repair.restore_habits import Habits
 from repair.restore_pieces import Reader
 from repair.source import Source, finite_amax
-from repair.source_codes import Grid, global_of, grid, scale_lines, scheme, step_rows, stored_rows
+from repair.source_codes import global_of, grid, scale_lines, scheme, step_rows, stored_rows
 
 LEAST = 0.95  # share of sound codes that the right source gives; 0.997 and more in real exports
 _ENOUGH = 4096  # codes under sound scales that settle it
@@ -40,44 +42,68 @@ def fit(layer: QuantizedLayer, habits: Habits) -> Fit:
     """How well the source explains a layer: its first rows quantised under the scales the file has.
 
     Rounding under a given scale is the same in every export, however the scale was chosen; so the right source gives
-    nearly all codes, and one that was smoothed or rotated before quantisation does not.  Codes under a scale that is
-    NaN or zero, and blocks of 0x77, are left out.
+    nearly all codes, and one that was smoothed or rotated before quantisation does not.  Where a global scale is what
+    is broken, the codes that the recipe gives from the start are compared instead.  Codes under a scale that is NaN
+    or zero, and blocks of 0x77, are left out.
     """
     shape, high = grid(layer), step_rows(layer)
     rows = min(shape.rows, max(high, _SAMPLE // max(shape.columns, 1) // high * high))
     stored = stored_rows(layer, habits.reader, 0, 0, rows)
     w = habits.source.rows(layer, 0, 0, rows)
+    looked = _sound(stored, rows, shape.columns)
+    ways = [_under(layer, habits, w, stored), _anew(layer, habits, w)]
+    values = stored.scheme.element.values
+    found = [values[codes] == values[stored.codes] for codes in ways if codes is not None]
+    return Fit(max((int(np.count_nonzero(same & looked)) for same in found), default=0), int(np.count_nonzero(looked)))
+
+
+def _sound(stored: Quantised, rows: int, columns: int) -> NDArray[np.bool_]:
+    """Which codes are under a block scale that is a number above zero, and not all 7."""
+    scales = stored.scales
+    values = stored.scheme.scale.values[scales] if stored.scheme.scale is not None else scales
+    looked = _spread(np.isfinite(values) & (values > 0), stored.scheme.block, (rows, columns))
+    if stored.scheme.packed:
+        lost = (stored.codes.reshape(rows, -1, stored.scheme.block[0]) == 7).all(-1)
+        looked &= ~_spread(lost, stored.scheme.block, (rows, columns))
+    return looked
+
+
+def _under(layer: QuantizedLayer, habits: Habits, w: Floats, stored: Quantised) -> NDArray[np.uint8] | None:
+    """Codes of ``w`` under the stored scales; None where no scale is usable."""
     steps = stored.steps()
     sound = np.isfinite(steps) & (steps > 0)
-    if not sound.any() or (stored.global_scale is not None and not np.isfinite(stored.global_scale)):
-        return Fit()
+    if not sound.any():
+        return None
     scales = np.where(sound, stored.scales, stored.scales[sound][0])  # the others are not looked at
     try:
-        ours = habits.recipe(layer).recipe.under(w, stored.scheme, scales, stored.global_scale)
+        return habits.recipe(layer).recipe.under(w, stored.scheme, scales, stored.global_scale).codes
     except NumericError:
-        return Fit()
-    values = stored.scheme.element.values
-    same = values[ours.codes] == values[stored.codes]
-    looked = _spread(sound, stored.scheme.block, Grid(1, rows, shape.columns))
-    if stored.scheme.packed:
-        size = stored.scheme.block[0]
-        lost = (stored.codes.reshape(rows, -1, size) == 7).all(-1)
-        looked &= ~_spread(lost, stored.scheme.block, Grid(1, rows, shape.columns))
-    return Fit(int(np.count_nonzero(same & looked)), int(np.count_nonzero(looked)))
+        return None
 
 
-def _spread(mask: NDArray[np.bool_], block: tuple[int, ...], shape: Grid) -> NDArray[np.bool_]:
-    from quant.blocks import spread
+def _anew(layer: QuantizedLayer, habits: Habits, w: Floats) -> NDArray[np.uint8] | None:
+    """Codes of ``w`` as the recipe makes them from nothing; None in a layout without a global scale."""
+    kind, recipe = scheme(layer), habits.recipe(layer).recipe
+    top = habits.source.amax(habits.members(layer))
+    wide = recipe.global_scale(kind, top)
+    if wide is None:
+        return None
+    try:
+        return recipe.quantise(w, kind, top, wide).codes
+    except NumericError:
+        return None
 
-    return spread(mask.astype(np.float32), (shape.rows, shape.columns), block) > 0
+
+def _spread(mask: NDArray[np.bool_], block: tuple[int, ...], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    return blocks.spread(mask.astype(np.float32), shape, block) > 0
 
 
 def require_source(layer: QuantizedLayer, habits: Habits) -> Fit:
     """The fit of a layer, or of its kin where it has too few sound codes itself: never less than LEAST.
 
-    Kin are its fused set, layers of the same projection, then others of its layout.  Raises RepairError when the source does not give
-    their codes, when nothing can be compared, and for a layer whose weights were changed before quantisation as its
-    tensors show (AWQ, SVDQuant).
+    Kin are its fused set, layers of the same projection, then others of its layout.  Raises RepairError when the
+    source does not give their codes, when nothing can be compared, and for a layer whose weights were changed before
+    quantisation as its tensors show (AWQ, SVDQuant).
     """
     changed = [role.value for role in layer.parts if role.value in ("pre_quant", "lora_a")]
     if changed:
