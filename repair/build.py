@@ -208,14 +208,14 @@ def _take(item: Proposal | Left, built: Built, options: Options) -> None:
     if isinstance(item, Left):
         built.left.append(item)
         return
-    if item.safety > options.risk and item.safety is not Safety.RESTORED:
-        built.wider[item.safety] = built.wider.get(item.safety, 0) + 1
-        reason = f"needs --risk {item.safety.label}: {item.reason}"
-        built.left.append(Left(item.rule, item.tensor, reason, item.places))
-        return
     changes = item.changes
     if isinstance(changes, tuple) and any(isinstance(c, NewTensor) for c in changes) and not options.rewrite:
         reason = f"changes the shard's header, which needs a rewritten shard: --out DIR ({item.reason})"
+        built.left.append(Left(item.rule, item.tensor, reason, item.places))
+        return
+    if item.safety > options.risk and item.safety is not Safety.RESTORED:
+        built.wider[item.safety] = built.wider.get(item.safety, 0) + 1
+        reason = f"needs --risk {item.safety.label}: {item.reason}"
         built.left.append(Left(item.rule, item.tensor, reason, item.places))
         return
     for change in changes:
