@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from auditor.layer import QuantizedLayer
 from quant import fp8
 from quant.errors import NumericError, RepairError
 from quant.floats import Floats, round_to
+from quant.nvfp4 import Method
 from quant.quantised import Quantised
 from quant.scheme import GlobalScale
 from repair.restore_pieces import Reader
@@ -22,6 +24,7 @@ from repair.source_codes import WORDS, grid, scheme, step_rows, stored_rows, sto
 
 _SAMPLE = 1 << 16  # weights of one layer that are compared
 _LAYERS = 12  # layers of one layout that are compared
+_SMALL = 1 << 26  # weights of a set that are read whole only to find a habit
 
 
 @dataclass
@@ -55,7 +58,8 @@ class Habits:
         key = (layer.format.name, word.value)
         if key not in self._recipes:
             alike = [other for other in self.layers if other.format is layer.format]
-            picked = [alike[i] for i in sorted({int(i) for i in np.linspace(0, len(alike) - 1, _LAYERS)})]
+            picked = [alike[i] for i in sorted({int(i) for i in np.linspace(0, len(alike) - 1, 2 * _LAYERS)})]
+            picked = sorted(picked, key=lambda one: one.codes.nbytes)[:_LAYERS]
             tried = [Agreement(recipe) for recipe in candidates(scheme(layer), word, self.choice)]
             for other in picked:
                 self._compare(other, tried)
@@ -98,14 +102,20 @@ class Habits:
     def amax(self, recipe: Recipe, layer: QuantizedLayer, wide: NDArray[np.float32] | None) -> np.float32:
         """The amax that a stored global scale came from: the source's own where it gives just that scale.
 
-        Raises RepairError when the global scale is no positive number.
+        Where the recipe does not look at it, it is what the global scale itself says; so it is where the source is
+        not finite.  Raises RepairError when the global scale is no positive number.
         """
         if wide is None:
             return np.float32(0)
         kind = scheme(layer)
         told = recipe.amax(kind, wide)
+        if recipe.method is Method.DYNAMIC and not recipe.converted:
+            return told
         for members in (self.members(layer), (layer,)):
-            own = self.source.amax(members)
+            try:
+                own = self.source.amax(members)
+            except RepairError:
+                continue
             made = recipe.global_scale(kind, own)
             if made is not None and made.reshape(()) == wide.reshape(()):
                 return own
@@ -132,10 +142,15 @@ class Habits:
         """
         kind, wide = stored.scheme, stored.global_scale
         total = stored.scales.size + stored.stored.size
-        made = recipe.global_scale(kind, self.source.amax(self.members(layer)))
-        same = int(made is not None and wide is not None and made.reshape(()) == wide.reshape(()))
-        total += int(wide is not None)
-        amax = self.amax(recipe, layer, wide)
+        same = 0
+        if wide is not None:
+            small = sum(math.prod(grid(m)) for m in self.members(layer)) <= _SMALL
+            made = recipe.global_scale(kind, self.source.amax(self.members(layer))) if small else None
+            same += int(made is not None and made.reshape(()) == wide.reshape(()))
+            total += 1
+            amax = self.amax(recipe, layer, wide) if small else recipe.amax(kind, wide)
+        else:
+            amax = np.float32(0)
         try:
             if kind.scale is None and kind.block == (0, 0):
                 ours = recipe.under(w, kind, stored.scales, None)
