@@ -155,12 +155,10 @@ def _carry_out(
         outside = verify.outside(ledger.fs, ledger.root, plan) if proof is Proof.FULL else {}
         writer.seal()
         _stage(ledger, number, plan, head)
-        ledger.fs.rename(ledger.part(number), ledger.place(number))
-        ledger.sync()
-        journal = Journal(ledger.fs, ledger.place(number), number)
+        journal = ledger.instate(number)
     except BaseException:
         writer.close()
-        with contextlib.suppress(RepairError):  # no file was touched: what stays is tidied by the next repair
+        with contextlib.suppress(RepairError, OSError):  # no file was touched: what stays is tidied by the next repair
             ledger.discard(number)
         raise
     writer.close()
@@ -209,7 +207,7 @@ def _give_up(ledger: Ledger, journal: Journal, places: Places, error: BaseExcept
     """Take back what was written; when that fails too the journal stays for `recover`."""
     try:
         _roll_back(ledger, journal, places)
-    except RepairError as second:
+    except (RepairError, OSError) as second:
         raise UnfinishedError(f"{error}; taking it back failed too: {second}; settle it once that is mended") from error
 
 

@@ -76,6 +76,13 @@ class Ledger:
             raise RepairError(f"there is no entry {number} in {FOLDER}")
         return Journal(self.fs, self.place(number), number)
 
+    def instate(self, number: int) -> Journal:
+        """Give a sealed journal its name, and make it last: now, and only now, may files be changed."""
+        with naming(self.place(number).name, "cannot be given its name"):
+            self.fs.rename(self.part(number), self.place(number))
+        self.sync()
+        return self.journal(number)
+
     def next_number(self) -> int:
         """Of the journal to be written."""
         number = max(self.numbers(), default=0) + 1
@@ -191,7 +198,8 @@ def locked(fs: Fs, root: Path) -> Iterator[Ledger]:
             raise BusyError(f"another repair is at work on {root.name}{_holder(file)}")
         with naming(LOCK, "cannot be written"):
             fs.pwrite(file.fd, f"{fs.pid():<20}\n".encode(), 0)
-        yield ledger
+        with naming(root.name, "the repair failed"):
+            yield ledger
 
 
 def _holder(file: Handle) -> str:

@@ -43,7 +43,9 @@ def settled(disk: Disk, before: dict[str, bytes], after: dict[str, bytes], note:
     assert found in (before, after), note
     assert all(mode & 0o7777 == 0o644 for _, mode in disk.files().values()), note
     assert hot(M, fs) is None, note
-    assert content(disk.crashed(random.Random(0), "drop")) == found, f"{note}: what was settled was not on the disk"
+    dropped = disk.crashed(random.Random(0), "drop")
+    assert content(dropped) == found, f"{note}: what was settled was not on the disk"
+    assert hot(M, MemoryFs(dropped)) is None, f"{note}: what was settled comes back"
     return found
 
 
