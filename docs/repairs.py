@@ -73,7 +73,7 @@ def source_of(root: Path) -> Path | None:
     own = root.with_name(f"{name}__source")
     if own.is_dir():
         return own
-    if any(word in name for word in ("zero", "tiny", "dead", "small", "nan_weight")):
+    if any(word in name for word in ("zero", "tiny", "small", "nan_weight")):
         return None
     for stem, source in stems.items():
         if name.startswith(stem) and root.with_name(source).is_dir():

@@ -39,6 +39,7 @@ class Desk:
     findings: tuple[Finding, ...] = ()
     done: set[tuple[str, str]] = field(default_factory=set)  # (fix, layer) that need no second look
     done_amaxes: dict[str, list[float]] = field(default_factory=dict)  # trusted activation amaxes of a projection
+    measured: int = 0  # bytes of codes that were read to predict errors
     texts: dict[str, TextEdit] = field(default_factory=dict)  # small files as they will be
 
     tensors: dict[str, NewTensor] = field(default_factory=dict)  # of shards that are written anew

@@ -8,6 +8,7 @@ import numpy as np
 
 from auditor.finding import Finding, Safety
 from auditor.formats.base import Role
+from auditor.groups import FusedSet
 from auditor.probes import decode_floats
 from quant.activation import LAST_RESORT, Policy
 from repair.fixes.desk import Desk, float_bytes
@@ -19,14 +20,9 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     """The set's largest activation scale for all."""
     layer = desk.layer(finding)
     names = {finding.tensor, *finding.related}
-    group = next(
-        (
-            g
-            for g in desk.ctx.groups
-            if layer in g.members and names <= {m.input_scale.name for m in g.members if m.input_scale}
-        ),
-        None,
-    )
+    known = desk.ctx.fused.get(layer.name) if layer else None
+    groups = (*([known] if known else []), *desk.ctx.groups)
+    group = next((g for g in groups if layer in g.members and names <= _scales(g)), None)
     if group is None or finding.fix is None:
         return
     edits = list(equalised(group, desk))
@@ -46,6 +42,11 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         tuple(m.name for m in group.members),
         group="/".join(m.leaf for m in group.members),
     )
+
+
+def _scales(group: FusedSet) -> set[str]:
+    """Names of the set's activation scales."""
+    return {m.input_scale.name for m in group.members if m.input_scale}
 
 
 def pre_quant(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:

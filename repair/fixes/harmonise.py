@@ -6,6 +6,7 @@ v(b) * s / s* (ties to even): a table of 256 entries, so a tensor of any size is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,7 +26,7 @@ from repair.fixes.desk import Desk, pieces
 from repair.fixes.proposal import Edit, Left, Proposal
 
 _STEP = 1 << 20
-_MEASURED = 64 << 20  # bytes of codes up to which the error is weighted by the codes
+_MEASURED = 64 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,9 @@ class Member:
     @property
     def exact(self) -> bool:
         """Whether every weight keeps its value."""
-        values = E4M3.values
-        ratio = Fraction(self.old) / Fraction(self.new) if not self.divides else Fraction(self.new) / Fraction(self.old)
-        return all(
-            Fraction(float(values[b])) * ratio == Fraction(float(values[self.table[b]]))
-            for b in np.flatnonzero(self.found)
-            if b & 0x7F != 0x7F
-        )
+        ratio = ratio_of(self.old, self.new, self.divides)
+        top, bottom = ratio.numerator, ratio.denominator
+        return all(_UNITS[b & 0x7F] * top == _UNITS[self.table[b] & 0x7F] * bottom for b in np.flatnonzero(self.found))
 
     @property
     def divides(self) -> bool:
@@ -69,6 +66,14 @@ class Member:
 
 
 _POSITIVE = (np.arange(256) & 0x7F > 0) & (np.arange(256) & 0x7F < 0x7F)
+# Magnitudes in units of the smallest, as whole numbers; NaN as 0: it stays what it is.
+_UNITS = [int(float(v) * 512) for v in E4M3.values[:0x7F]] + [0]
+_EXACT_IN_FLOAT64 = 25  # bits of both sides of a ratio of float32 numbers, powers of two apart
+
+
+def ratio_of(old: float, new: float, divides: bool) -> Fraction:
+    """What block scales are multiplied by when the global scale (the divisor) goes from ``old`` to ``new``."""
+    return Fraction(new) / Fraction(old) if divides else Fraction(old) / Fraction(new)
 
 
 def rescaled(ratio: Fraction) -> Bytes:
@@ -78,21 +83,39 @@ def rescaled(ratio: Fraction) -> Bytes:
     can tell from the product itself.
     """
     table = np.arange(256, dtype=np.uint8)
-    exact = [Fraction(float(v)) * ratio for v in E4M3.values[:0x7F]]
-    magnitudes = encode(E4M3, np.array([_to_odd(x) for x in exact], np.float32)).codes
+    magnitudes = encode(E4M3, _to_odd(_products(ratio))).codes
     table[:0x7F] = magnitudes
     table[0x80:0xFF] = magnitudes | 0x80
     return table
 
 
-def _to_odd(x: Fraction) -> np.float32:
+def _products(ratio: Fraction) -> NDArray[np.float64]:
+    """Magnitudes times ``ratio``, float64 [127], on the right side of every number of five bits.
+
+    A quotient of whole numbers of 29 and 25 bits that is no such number is at least 2^-31 away from it, so that one
+    rounding to float64 cannot reach it.  Ratios of longer numbers are moved by exact arithmetic.
+    """
+    top, bottom = ratio.numerator, ratio.denominator
+    up, down = (n & -n for n in (top, bottom))
+    if max((top // up).bit_length(), (bottom // down).bit_length()) <= _EXACT_IN_FLOAT64:
+        units = np.array(_UNITS[:0x7F], np.float64) * float(top // up) / float(bottom // down)
+        return np.ldexp(units, up.bit_length() - down.bit_length() - 9)
+    return np.array([_beside(Fraction(n, 512) * ratio) for n in _UNITS[:0x7F]])
+
+
+def _beside(x: Fraction) -> float:
+    """The float64 nearest to ``x``; a hair off towards it where that is a number of few bits and ``x`` is not."""
+    near = float(x)
+    if Fraction(near) == x or (math.frexp(near)[0] * 64) % 1:
+        return near
+    return math.nextafter(near, math.inf if Fraction(near) < x else 0.0)
+
+
+def _to_odd(x: NDArray[np.float64]) -> NDArray[np.float32]:
     """``x`` (not negative) in float32: itself, or the neighbour with an odd last bit."""
-    near = np.array([float(x)], np.float32)
-    if Fraction(float(near[0])) > x:
-        near = np.nextafter(near, np.float32(0))
-    if Fraction(float(near[0])) != x:
-        near = (near.view(np.uint32) | np.uint32(1)).view(np.float32)
-    return np.float32(near[0])
+    near = x.astype(np.float32)
+    near = np.where(near > x, np.nextafter(near, np.float32(0)), near)
+    return np.where(near == x, near, (near.view(np.uint32) | np.uint32(1)).view(np.float32))
 
 
 def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
@@ -135,7 +158,8 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
 def _set(desk: Desk, layer: QuantizedLayer, finding: Finding) -> list[QuantizedLayer]:
     """The members that the finding names, in its order."""
     names = {finding.tensor, *finding.related}
-    for group in desk.ctx.groups:
+    known = desk.ctx.fused.get(layer.name)
+    for group in (*([known] if known else []), *desk.ctx.groups):
         found = [m for m in group.members if m.global_scale and m.global_scale.name in names]
         if layer in group.members and len(found) == len(names):
             return found
@@ -153,9 +177,8 @@ def _changing(desk: Desk, members: Sequence[QuantizedLayer], columns: list[list[
                 continue
             height = geometry.rows // len(columns[0])
             rows = (expert * height, (expert + 1) * height)
-            ratio = Fraction(target) / Fraction(value) if divides else Fraction(value) / Fraction(target)
-            found = counts(layer, desk.read, rows)
-            yield Member(layer, expert, value, target, rows, rescaled(ratio), found)
+            table = rescaled(ratio_of(value, target, divides))
+            yield Member(layer, expert, value, target, rows, table, counts(layer, desk.read, rows))
 
 
 def _reason(changing: Sequence[Member], exact: bool) -> str:
@@ -171,12 +194,15 @@ def _effect(desk: Desk, member: Member) -> Effect:
     layer, divides = member.layer, member.divides
     true, loaded = steps(member.old, divides), steps(member.new, divides)
     after = loaded[member.table]
-    known = energy(layer, desk.read, member.rows) if layer.codes.nbytes <= _MEASURED else None
-    if known is None:  # large: every block counts the same
+    desk.measured += layer.codes.nbytes
+    known = energy(layer, desk.read, member.rows) if desk.measured <= _MEASURED else None
+    if known is None:  # enough was read: every block counts the same
         blocks = member.found.astype(np.float64)
         known = Energy(blocks, blocks)
     lost = member.flushed + member.subnormal
     note = f"{member.flushed} scales to zero, {member.subnormal} to subnormal" if lost else ""
+    if desk.measured > _MEASURED:
+        note += f"{'; ' if note else ''}all blocks counted alike"
     return Effect(layer.name, "the stored weights", known.error(true, loaded), known.error(true, after), note)
 
 

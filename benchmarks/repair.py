@@ -1,0 +1,189 @@
+"""What a repair costs, beside loading and saving with torch.  Every figure is measured in this run, both sides of it.
+
+    python benchmarks/repair.py [--work DIR] [--runs 3]
+
+Needs about 5 GB of disk; torch and safetensors for what it is compared with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import big
+import numpy as np
+from scan import Cost, row, timed, warm
+
+EXPERTS, HIDDEN, INNER = 128, 2048, 768
+LOAD_SAVE = """
+import sys, glob, torch
+from safetensors.torch import load_file, save_file
+for shard in sorted(glob.glob(sys.argv[1] + "/*.safetensors")):
+    tensors = load_file(shard)
+    for name, tensor in tensors.items():
+        if name.endswith("weight_scale"):
+            codes = tensor.view(torch.uint8)
+            codes[(codes & 0x7F) == 0x7F] = 0x7E
+    save_file(tensors, sys.argv[2])
+"""
+HARMONISE = """
+import sys, glob, torch
+from safetensors.torch import load_file, save_file
+for shard in sorted(glob.glob(sys.argv[1] + "/*.safetensors")):
+    tensors = load_file(shard)
+    for name in [n for n in tensors if n.endswith("gate_proj.weight_scale_2")]:
+        pair = [name, name.replace("gate_proj", "up_proj")]
+        top = torch.maximum(tensors[pair[0]], tensors[pair[1]])
+        for one in pair:
+            scales = one.removesuffix("_2")
+            wide = (tensors[scales].float() * (tensors[one] / top)).clamp(max=448.0)
+            tensors[scales] = wide.to(torch.float8_e4m3fn)
+            tensors[one] = top.clone()
+    save_file(tensors, sys.argv[2])
+"""
+
+
+def make_experts(folder: Path, layers: int = 3) -> None:
+    """A checkpoint of 128 experts a layer, about 1 GB, in which no gate agrees with its up projection."""
+    if (folder / "complete").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    weight_map: dict[str, str] = {}
+    for layer in range(layers):
+        name = f"model-{layer + 1:05}-of-{layers:05}.safetensors"
+        sized: list[big.Entry] = []
+        for expert in range(EXPERTS):
+            stem = f"model.layers.{layer}.mlp.experts.{expert}"
+            for leaf, (n, k) in {
+                "down_proj": (HIDDEN, INNER),
+                "gate_proj": (INNER, HIDDEN),
+                "up_proj": (INNER, HIDDEN),
+            }.items():
+                sized += [(f"{stem}.{leaf}.input_scale", "F32", (), 4), (f"{stem}.{leaf}.weight_scale_2", "F32", (), 4)]
+                sized += [(f"{stem}.{leaf}.weight_scale", "F8_E4M3", (n, k // 16), n * k // 16)]
+                sized += [(f"{stem}.{leaf}.weight", "U8", (n, k // 2), n * k // 2)]
+        sized.sort(key=lambda entry: ({"F32": 0, "F8_E4M3": 1, "U8": 2}[entry[1]], entry[0]))
+        weight_map.update(dict.fromkeys(big.write_shard(folder / name, sized, layer), name))
+        spread(folder / name, layer)
+    big.write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+    big.write_config(folder)
+    (folder / "complete").write_text("")
+
+
+def header(path: Path) -> tuple[int, dict[str, dict[str, list[int]]]]:
+    """Offset of the data, and the tensors."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return 8 + length, json.loads(file.read(length))
+
+
+def spread(path: Path, seed: int) -> None:
+    """Give every gate projection another global scale."""
+    start, tensors = header(path)
+    rng = np.random.default_rng(seed)
+    with path.open("r+b") as file:
+        for name, entry in tensors.items():
+            if name.endswith("gate_proj.weight_scale_2"):
+                file.seek(start + entry["data_offsets"][0])
+                file.write(np.float32(3.5e-5 * rng.uniform(0.1, 0.95)).tobytes())
+
+
+def poke(folder: Path) -> list[tuple[Path, int, bytes]]:
+    """Three NaN bytes in the scales of three shards, over codes that are zeroed to make the repair exact."""
+    done = []
+    for path in sorted(folder.glob("*.safetensors"))[:3]:
+        start, tensors = header(path)
+        name = next(n for n in tensors if n.endswith("down_proj.weight_scale"))
+        places = [(tensors[name]["data_offsets"][0], b"\x7f"), (tensors[name[:-6]]["data_offsets"][0], bytes(8))]
+        with path.open("r+b") as file:
+            for at, new in places:
+                file.seek(start + at)
+                done.append((path, start + at, file.read(len(new))))
+                file.seek(start + at)
+                file.write(new)
+    return done
+
+
+def restore(places: list[tuple[Path, int, bytes]]) -> None:
+    """Put back what `poke` wrote over."""
+    for path, at, old in places:
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(old)
+
+
+def audit(*words: str) -> list[str]:
+    """A command line."""
+    return [str(Path(sys.executable).with_name("audit")), *words]
+
+
+def repairs(folder: Path, runs: int, risk: str) -> Cost:
+    """Median cost of a repair that is taken back after each run."""
+    seconds, peaks, output = [], [], ""
+    for _ in range(runs):
+        cost = timed(audit("repair", str(folder), "--risk", risk, "--write", "--format", "json"), 1)
+        seconds.append(cost.seconds)
+        peaks.append(cost.peak_mb)
+        output = cost.output
+        timed(audit("undo", str(folder)), 1)
+        shutil.rmtree(folder / ".audit", ignore_errors=True)
+    return Cost(statistics.median(seconds), max(peaks), output)
+
+
+def three_bytes(folder: Path, work: Path, runs: int) -> None:
+    """Three bytes in a gigabyte: against the scan, and against load and save."""
+    places = poke(folder)
+    try:
+        warm(folder)
+        scan = timed(audit("scan", str(folder), "--format", "json"), runs)
+        repair = repairs(folder, runs, "exact")
+        torch = timed([sys.executable, "-c", LOAD_SAVE, str(folder), str(work / "out.safetensors")], max(2, runs // 2))
+    finally:
+        restore(places)
+    report = json.loads(repair.output)
+    held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    row("three bytes in 1 GB", f"{repair.seconds:.3f} s", f"scan {scan.seconds:.3f} s",
+        f"{repair.seconds - scan.seconds:+.3f} s", "≤ +0.3 s")  # fmt: skip
+    row("the same, beside torch", f"{repair.seconds:.3f} s", f"load and save {torch.seconds:.2f} s",
+        f"{torch.seconds / repair.seconds:.1f}x faster", "")  # fmt: skip
+    journal = 4096 * 3  # what is journalled besides: at most a page a shard
+    row("bytes written", f"{report['bytes'] + journal:,}", f"load and save {held:,}",
+        f"{held / (report['bytes'] + journal):,.0f}x less", "≥ 50x")  # fmt: skip
+
+
+def harmonise(folder: Path, work: Path, runs: int) -> None:
+    """Every gate/up pair of 128 experts: against plain torch."""
+    warm(folder)
+    repair = repairs(folder, runs, "bounded")
+    torch = timed([sys.executable, "-c", HARMONISE, str(folder), str(work / "out.safetensors")], max(2, runs // 2))
+    report = json.loads(repair.output)
+    pairs = sum(r["code"] == "GLB102" for r in report["repairs"])
+    row(f"{pairs} gate/up pairs, 1 GB", f"{repair.seconds:.2f} s", f"torch {torch.seconds:.2f} s",
+        f"{torch.seconds / repair.seconds:.1f}x faster", "≥ 5x")  # fmt: skip
+    row("peak memory", f"{repair.peak_mb:.0f} MB", f"torch {torch.peak_mb:.0f} MB",
+        f"{torch.peak_mb / repair.peak_mb:.1f}x less", "< 300 MB")  # fmt: skip
+
+
+def main() -> None:
+    """Make the checkpoints, measure, print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "audit-benchmarks")
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    small, experts = options.work / "nvfp4-1gb", options.work / "experts-1gb"
+    os.makedirs(options.work, exist_ok=True)
+    big.make(small, 1.0)
+    make_experts(experts)
+    print("| what | audit | beside | ratio | wanted |\n|---|---|---|---|---|")
+    three_bytes(small, options.work, options.runs)
+    harmonise(experts, options.work, options.runs)
+
+
+if __name__ == "__main__":
+    main()
