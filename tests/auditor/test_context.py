@@ -1,0 +1,102 @@
+"""Evidence: values, places, handles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auditor.audit import Depth
+from auditor.blocks import Kind
+from auditor.context import Context
+from auditor.engine import examine
+from auditor.tensorref import TensorRef
+from quant.errors import CheckpointError
+from tests.forge import make
+from tests.raw import Raw, raw
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> Iterator[Context]:
+    model = make("modelopt-nvfp4").copy()
+    name = "model.layers.0.self_attn.o_proj"
+    model.tensors[f"{name}.weight_scale_2"] = Raw("F8_E4M3", (), b"\x7f")
+    model.tensors[f"{name}.input_scale"] = raw("BF16", np.float32([0.5]))
+    context, _ = examine(model.write(tmp_path, 2), depth=Depth.SCALES, rules=[])
+    yield context
+    context.close()
+
+
+def ref(ctx: Context, name: str) -> TensorRef:
+    return ctx.checkpoint.tensors[f"model.layers.0.self_attn.{name}"]
+
+
+def test_values_of_every_dtype(ctx: Context) -> None:
+    assert ctx.scalar(ref(ctx, "o_proj.input_scale")) == 0.5
+    nan = ctx.scalar(ref(ctx, "o_proj.weight_scale_2"))
+    assert nan is not None
+    assert math.isnan(nan)
+    stored = make("modelopt-nvfp4").tensors["model.layers.0.self_attn.q_proj.weight_scale_2"]
+    assert ctx.scalar(ref(ctx, "q_proj.weight_scale_2")) == float(stored.values())
+    assert ctx.scalar(None) is None
+    assert ctx.values(ref(ctx, "q_proj.weight")) is None
+
+
+def test_statistics_are_of_one_kind(ctx: Context) -> None:
+    scales = ref(ctx, "q_proj.weight_scale")
+    assert ctx.byte_stats(scales) is not None
+    assert ctx.float_stats(scales) is None
+    assert ctx.code_stats(ref(ctx, "q_proj.weight")) is None
+    assert ctx.byte_stats(None) is None
+
+
+def test_places_of_wide_elements(ctx: Context) -> None:
+    scale = ref(ctx, "q_proj.weight_scale_2")
+    (place,) = ctx.places(scale, [0])
+    stored = make("modelopt-nvfp4").tensors["model.layers.0.self_attn.q_proj.weight_scale_2"]
+    assert place.index == ()
+    assert place.offset == scale.start
+    assert int(place.old, 16) == int.from_bytes(stored.data, "little")
+
+
+def test_at_most_eight_places_are_read(ctx: Context) -> None:
+    scales = ref(ctx, "q_proj.weight_scale")
+    before = ctx.bytes_read
+    assert [p.index for p in ctx.places(scales, range(100))] == [(i // 4, i % 4) for i in range(8)]
+    assert ctx.bytes_read == before + 8
+
+
+@pytest.mark.parametrize(("at", "length"), [(-1, 1), (0, 257), (256, 1)])
+def test_reads_stay_inside_the_tensor(ctx: Context, at: int, length: int) -> None:
+    with pytest.raises(CheckpointError, match="outside the tensor"):
+        ctx.read(ref(ctx, "q_proj.weight_scale"), at, length)
+
+
+def test_blocks_are_looked_at_once(ctx: Context) -> None:
+    layer = ctx.layers[0]
+    first = ctx.blocks(layer, Kind.NAN)
+    read = ctx.bytes_read
+    assert ctx.blocks(layer, Kind.NAN) is first
+    assert ctx.bytes_read == read
+
+
+def test_open_files_are_bounded(tmp_path: Path) -> None:
+    context, _ = examine(make("modelopt-nvfp4").write(tmp_path, 70), depth=Depth.HEADERS, rules=[])
+    for tensor in context.checkpoint.tensors.values():
+        context.read(tensor, 0, 1)
+        assert len(context._files) <= 64
+    context.close()
+    assert not context._files
+
+
+def test_peers_and_groups(tmp_path: Path) -> None:
+    context, _ = examine(make("modelopt-nvfp4-moe").write(tmp_path), depth=Depth.HEADERS, rules=[])
+    peers = context.peers["model.layers.0.mlp.experts.3.down_proj"]
+    assert [p.name.split(".")[5] for p in peers] == list("012345")
+    assert "model.layers.0.self_attn.q_proj" not in context.peers
+    fused = context.fused["model.layers.0.mlp.experts.3.up_proj"]
+    assert fused.leaves == ("gate_proj", "up_proj")
+    assert "model.layers.0.mlp.experts.3.down_proj" not in context.fused
