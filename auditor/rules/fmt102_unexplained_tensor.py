@@ -80,7 +80,8 @@ def _memoised(leaf: str, dtypes: tuple[tuple[str, str], ...]) -> str:
 
 
 def _nearest(leaf: str, dtypes: dict[str, str]) -> str:
-    best: tuple[int, str] = (99, _NONE)
+    """The layout that lacks least and, among those, has most."""
+    best: tuple[int, int, str] = (99, 0, _NONE)
     for fmt in all_formats():
         suffix = next(iter(fmt.parts.values())).suffix
         if not leaf.endswith(suffix) or (not fmt.stemmed and leaf != suffix) or fmt.unaudited:
@@ -93,5 +94,5 @@ def _nearest(leaf: str, dtypes: dict[str, str]) -> str:
             if dtypes.get(stem + part.suffix, "") not in part.dtypes
         ]
         if lacks and len(lacks) < len(required):
-            best = min(best, (len(lacks), f"{fmt.name} would need {', '.join(lacks)}"))
-    return best[1]
+            best = min(best, (len(lacks), -len(required), f"{fmt.name} would need {', '.join(lacks)}"))
+    return best[2]
