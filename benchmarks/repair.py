@@ -123,17 +123,18 @@ def audit(*words: str) -> list[str]:
     return [str(Path(sys.executable).with_name("audit")), *words]
 
 
-def repairs(folder: Path, runs: int, risk: str) -> Cost:
-    """Median cost of a repair that is taken back after each run."""
-    seconds, peaks, output = [], [], ""
+def repairs(folder: Path, runs: int, risk: str) -> tuple[Cost, int]:
+    """Median cost of a repair that is taken back after each run, and the size of its journal in bytes."""
+    seconds, peaks, output, journal = [], [], "", 0
     for _ in range(runs):
         cost = timed(audit("repair", str(folder), "--risk", risk, "--write", "--format", "json"), 1)
         seconds.append(cost.seconds)
         peaks.append(cost.peak_mb)
         output = cost.output
+        journal = sum(path.stat().st_size for path in (folder / ".audit").iterdir())
         timed(audit("undo", str(folder)), 1)
         shutil.rmtree(folder / ".audit", ignore_errors=True)
-    return Cost(statistics.median(seconds), max(peaks), output)
+    return Cost(statistics.median(seconds), max(peaks), output), journal
 
 
 def three_bytes(folder: Path, work: Path, runs: int) -> None:
@@ -142,7 +143,7 @@ def three_bytes(folder: Path, work: Path, runs: int) -> None:
     try:
         warm(folder)
         scan = timed(audit("scan", str(folder), "--format", "json"), runs)
-        repair = repairs(folder, runs, "exact")
+        repair, journal = repairs(folder, runs, "exact")
         torch = timed([sys.executable, "-c", LOAD_SAVE, str(folder), str(work / "out.safetensors")], max(2, runs // 2))
     finally:
         restore(places)
@@ -152,7 +153,6 @@ def three_bytes(folder: Path, work: Path, runs: int) -> None:
         f"{repair.seconds - scan.seconds:+.3f} s", "≤ +0.3 s")  # fmt: skip
     row("the same, beside torch", f"{repair.seconds:.3f} s", f"load and save {torch.seconds:.2f} s",
         f"{torch.seconds / repair.seconds:.1f}x faster", "")  # fmt: skip
-    journal = 4096 * 3  # what is journalled besides: at most a page a shard
     row("bytes written", f"{report['bytes'] + journal:,}", f"load and save {held:,}",
         f"{held / (report['bytes'] + journal):,.0f}x less", "≥ 50x")  # fmt: skip
 
@@ -160,7 +160,7 @@ def three_bytes(folder: Path, work: Path, runs: int) -> None:
 def harmonise(folder: Path, work: Path, runs: int) -> None:
     """Every gate/up pair of 128 experts: against plain torch."""
     warm(folder)
-    repair = repairs(folder, runs, "bounded")
+    repair, _ = repairs(folder, runs, "bounded")
     torch = timed([sys.executable, "-c", HARMONISE, str(folder), str(work / "out.safetensors")], max(2, runs // 2))
     report = json.loads(repair.output)
     pairs = sum(r["code"] == "GLB102" for r in report["repairs"])

@@ -26,7 +26,7 @@ from repair.fixes.desk import Desk, pieces
 from repair.fixes.proposal import Edit, Left, Proposal
 
 _STEP = 1 << 20
-_MEASURED = 64 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
+_MEASURED = 512 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
 
 
 @dataclass(frozen=True)
