@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from quant import fp8, metrics, mx, nvfp4, scale_stats
 from quant.backend import Backend
+from quant.codes import E2M1, E4M3
 from quant.errors import NumericError
 from quant.floats import Word, widen
 from quant.metrics import ErrorSums
-from quant.scheme import FP8_BLOCK, FP8_CHANNEL, FP8_TENSOR, MXFP4, MXFP8, NVFP4_DIVIDE
+from quant.quantised import Quantised
+from quant.scheme import FP8_BLOCK, FP8_CHANNEL, FP8_TENSOR, MXFP4, MXFP8, NVFP4_DIVIDE, GlobalScale, Scheme
 from tests.quant import draws
 
 CLOSE = 1e-12  # float64 sums of up to 1e5 terms in two orders
@@ -44,6 +46,15 @@ def test_the_fast_error_is_the_definition(seed, word, rows, columns):
     w = draws.stored_as(x, word)
     for made in makers(w):
         close(metrics.error(w, made), metrics.error(w, made, Backend.REFERENCE))
+
+
+def test_blocks_that_do_not_divide_the_chunk():
+    rng = np.random.default_rng(0)
+    scheme = Scheme(E2M1, E4M3, (48,), GlobalScale.MULTIPLY)
+    stored, scales = rng.integers(0, 256, (3, 1200), np.uint8), rng.integers(1, 127, (3, 50)).astype(np.uint8)
+    w = rng.standard_normal((3, 2400)).astype(np.float32)
+    made = Quantised(scheme, stored, scales, np.asarray(0.01, np.float32))
+    close(metrics.error(w, made), metrics.error(w, made, Backend.REFERENCE))
 
 
 def test_the_definition_by_hand():

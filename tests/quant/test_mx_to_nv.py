@@ -135,6 +135,13 @@ def test_zero_blocks_constrain_nothing_whatever_their_byte():
     np.testing.assert_array_equal(unpack_nibbles(made.quantised.stored)[0, :2], [0, 8])
 
 
+def test_a_zero_block_far_away_does_not_make_codes_move():
+    source = blocks((100, [0, 8]), (-10, [1, 2]))  # the live block could be doubled, but need not be
+    made = cast(source)
+    assert made.m == -18
+    np.testing.assert_array_equal(made.quantised.stored, source.packed)
+
+
 def test_byte_0_with_live_codes_is_not_a_zero_block():
     made = cast(blocks((-127, [7, 1]), (-120, [3])))
     assert made.exact.all()

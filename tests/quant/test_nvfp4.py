@@ -39,8 +39,7 @@ def test_an_all_zero_tensor_gets_finite_scales_and_zero_codes(scheme, method):
     """The exporter gives weight_scale_2 = 0, scales 0xFF and codes 0x77."""
     for zero in (np.zeros((4, 64), np.float32), np.full((4, 64), -0.0, np.float32)):
         made = quantise(zero, scheme=scheme, method=method)
-        assert made.global_scale is not None
-        assert made.global_scale > 0
+        assert made.global_scale == 1
         assert np.isfinite(made.steps()).all()
         assert (made.stored == 0).all()
         assert made.weights().tobytes() == np.zeros((4, 64), np.float32).tobytes()
@@ -177,6 +176,10 @@ def test_refusals():
             quantise(w, bad)
     with pytest.raises(NumericError, match=r"shape \(3,\)"):
         quantise(w, np.ones(3, np.float32))
+    broken = gaussian()
+    broken[3, 5] = np.inf
+    with pytest.raises(NumericError, match=r"\[3, 5\]: inf"):
+        with_scales(broken, np.full((8, 4), 0x38, np.uint8), 1.0)
     nan = np.full((8, 4), 0x7F, np.uint8)
     with pytest.raises(NumericError, match="block scale"):
         with_scales(w, nan, 1.0)
