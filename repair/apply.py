@@ -70,7 +70,7 @@ def undo(root: Path, entry: int | None = None, proof: Proof = Proof.RANGES, fs: 
     RepairError when the files do not hold all of the entry's new bytes, and as `apply`.
     """
     if not Ledger(fs, root).numbers():
-        raise RepairError(f"{root.name}: nothing to undo: no repair is recorded here")
+        raise RepairError(f"{fs.resolve(root).name}: nothing to undo: no repair is recorded here")
     with locked(fs, root) as ledger:
         ledger.expect_settled()
         ledger.clean()
@@ -86,7 +86,7 @@ def undo_plan(root: Path, entry: int | None = None, fs: Fs = REAL) -> Plan:
     """What `undo` would do, as a plan; nothing is written, no lock is taken."""
     ledger = Ledger(fs, root)
     if not ledger.numbers():
-        raise RepairError(f"{root.name}: nothing to undo: no repair is recorded here")
+        raise RepairError(f"{ledger.label}: nothing to undo: no repair is recorded here")
     return _undo_plan(ledger, entry)[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -117,6 +118,10 @@ class Shared:
             self._handle = Handle.reading(self.fs, self.path)
         return self._handle.read(offset, length)
 
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
     def close(self) -> None:
         """Give the descriptor back; a later read opens it again."""
         if self._handle is not None:
@@ -144,8 +149,12 @@ class Spool:
         """Exactly ``length`` bytes from ``offset``."""
         return self._handle.read(offset, length)
 
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # also of one that could not be made
+            self.close()
+
     def close(self) -> None:
-        """Give the space back."""
+        """Give the space back; safe to call twice."""
         self._handle.close()
 
     def __enter__(self) -> Spool:

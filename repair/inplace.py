@@ -63,7 +63,7 @@ def put(ledger: Ledger, journal: Journal, side: Side, places: Places | None = No
                 file.write(record.offset, side_of(record, side) or b"")
             file.sync()
     if texts:
-        with naming(root.name, "could not be written to the disk"):
+        with naming(ledger.label, "could not be written to the disk"):
             fs.fsync_folder(root)
 
 

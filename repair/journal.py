@@ -90,7 +90,10 @@ def _subject(entry: dict[str, Any]) -> Subject:
         known = FileState(int(size), int(mtime), str(sha), int(start))
         if not 10 <= known.data_start <= known.size:
             raise ValueError(f"{name}: its data cannot begin at {known.data_start}")
-    return Subject(name, known, None if mode is None else int(mode) & 0o7777, int(entry["uid"]), int(entry["gid"]))
+    owners = [int(entry[key]) for key in ("uid", "gid")]
+    if not all(0 <= owner < 1 << 32 for owner in owners):
+        raise ValueError(f"{name}: no such owner")
+    return Subject(name, known, None if mode is None else int(mode) & 0o7777, *owners)
 
 
 class Writer:

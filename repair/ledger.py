@@ -50,6 +50,11 @@ class Ledger:
             raise RepairError(f"{FOLDER}: not a folder")
         self.exists = status is not None
 
+    @property
+    def label(self) -> str:
+        """The checkpoint's name in messages."""
+        return self.fs.resolve(self.root).name
+
     def numbers(self) -> list[int]:
         """Numbers of all journals, ascending."""
         if not self.exists:
@@ -194,11 +199,11 @@ def locked(fs: Fs, root: Path) -> Iterator[Ledger]:
     with naming(LOCK, "cannot be made"):
         file = Handle(fs, path, fs.open_lock(path))
     with file:
-        if not fs.try_lock(file.fd):
-            raise BusyError(f"another repair is at work on {root.name}{_holder(file)}")
-        with naming(LOCK, "cannot be written"):
+        with naming(LOCK, "cannot be taken"):
+            if not fs.try_lock(file.fd):
+                raise BusyError(f"another repair is at work on {ledger.label}{_holder(file)}")
             fs.pwrite(file.fd, f"{fs.pid():<20}\n".encode(), 0)
-        with naming(root.name, "the repair failed"):
+        with naming(ledger.label, "the repair failed"):
             yield ledger
 
 

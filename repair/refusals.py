@@ -60,9 +60,9 @@ def refuse_folder(fs: Fs, root: Path) -> None:
     status = fs.status(root, follow=True)
     if status is None or not status.is_folder:
         raise RepairError(f"{root}: not a folder")
-    _refuse_cache(fs, root.name, fs.resolve(root))
+    _refuse_cache(fs, fs.resolve(root).name, fs.resolve(root))
     if not status.mode & 0o222 or not fs.writable(root):
-        raise ReadOnlyError(f"{root.name}: the folder is read-only; {_ASIDE}")
+        raise ReadOnlyError(f"{fs.resolve(root).name}: the folder is read-only; {_ASIDE}")
 
 
 def refuse_file(fs: Fs, path: Path) -> Status | None:
