@@ -54,7 +54,7 @@ def grid(layer: QuantizedLayer) -> Grid:
     if len(shape) < 2:
         raise RepairError(f"{layer.codes.name}: shape {list(shape)} is no matrix")
     twice = 2 if layer.format.packed and layer.codes.dtype != "F4" else 1
-    if layer.format.packed and len(shape) == len(layer.scales.shape) + 1:  # [..., N, K/32, 16]
+    if layer.format.packed and len(shape) == len(layer.scales.shape) + 1 >= 3:  # [..., N, K/32, 16]
         rows, columns, lead = shape[-3], shape[-2] * shape[-1] * 2, shape[:-3]
     elif layer.format.axis == -2:
         rows, columns, lead = shape[-1], shape[-2] * twice, shape[:-2]
@@ -69,6 +69,8 @@ def scheme(layer: QuantizedLayer) -> Scheme:
     if found is None:
         raise RepairError(f"{layer.codes.name}: layout {layer.format.name} is not understood well enough to restore")
     size = layer.scales.size
+    if not all(shape):
+        raise RepairError(f"{layer.codes.name}: shape {list(layer.codes.shape)} holds no weights")
     if len(found.block) == 2 and found.block[0]:
         block = block_shape(layer.codes.shape, layer.scales.shape)
         if block is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from auditor.formats.base import Role
 from quant.errors import RepairError
@@ -13,7 +14,7 @@ from repair.restore_evidence import require_source, saturation
 from repair.restore_pieces import Overlay, Piece, read_array
 from repair.restore_recipes import Choice
 from repair.source_codes import grid, stored_rows
-from tests.repair.restoring import assert_equal, pair
+from tests.repair.restoring import EXPORTS, assert_equal, pair
 
 LLAMA, QWEN = "llama_nvfp4__source", "qwen3moe_nvfp4__source"
 TINY, TINY_SOURCE = "llama_nvfp4_v0440_tiny_blocks", "llama_nvfp4_v0440_tiny_blocks__source"
@@ -228,3 +229,24 @@ def test_fp8_codes_come_back_one_by_one():
         pieces = list(both.restorer.codes(layer, places))
         assert sum(len(p.new) for p in pieces) == len(places)
         assert_equal(layer, Overlay(hurt, pieces), both.files)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_fused_experts_of_a_real_export(tmp_path, turned):
+    """gpt-oss has no source here: its own weights, as float32 in both orientations, must give it back."""
+    export = EXPORTS.parent / "corpus" / "gptoss_nvfp4"
+    with pair(export, LLAMA) as alone:
+        tensors = {}
+        for layer in alone.recognised.layers:
+            shape = grid(layer)
+            w = np.stack([stored_rows(layer, alone.files, e, 0, shape.rows).weights() for e in range(shape.experts)])
+            fused = len(layer.codes.shape) == 3
+            name = layer.name if fused else f"{layer.name}.weight"
+            tensors[name] = np.ascontiguousarray(w.swapaxes(1, 2) if turned else w) if fused else w[0]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pair(export, tmp_path) as both:
+        after = both.requantised()
+        for layer in both.recognised.layers:
+            assert layer_error(layer, both.source, both.files).squared == 0
+            assert layer_error(layer, both.source, after).squared == 0
+            assert require_source(layer, both.habits).share == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -11,15 +11,17 @@ import pytest
 from auditor.checkpoint import open_checkpoint
 from auditor.layer import recognise
 from quant import fp8, mx, nvfp4
-from quant.errors import CheckpointError, RepairError
+from quant.errors import CheckpointError, RepairError, ToolError
 from quant.floats import narrow_bf16, widen
 from quant.scheme import FP8_BLOCK, MXFP4
 from repair.measure_error import layer_error
 from repair.restore import Restorer
+from repair.restore_evidence import require_source, saturation
+from repair.restore_floats import float_values
 from repair.restore_habits import Habits
 from repair.restore_pieces import Files, Overlay, Piece
 from repair.source import Source
-from tests.raw import Raw, shard_bytes
+from tests.raw import WIDTH, Raw, shard_bytes
 
 RNG = np.random.default_rng(11)
 DOT = "model.layers.0.mlp.experts"
@@ -225,3 +227,66 @@ def test_memory_is_that_of_a_chunk(tmp_path):
         tracemalloc.stop()
     assert written == 2048 * 8192 * 9 // 16 + 4
     assert peak < 24 << 20
+
+
+def test_a_norm_that_took_up_other_scales_is_not_copied(tmp_path):
+    words, _ = bf16(256)
+    name = "model.norm.weight"
+    ours = words.copy()
+    ours[[3, 200]] = 0x7FC0
+    theirs = words.copy()
+    for changed, fails in ((0, False), (40, True)):
+        theirs[:changed] ^= 1
+        first = folder(tmp_path / f"ours{changed}", {name: made("BF16", ours)})
+        second = folder(tmp_path / f"theirs{changed}", {name: made("BF16", theirs)})
+        with both(first, second) as (habits, _):
+            ref = open_checkpoint(first).tensors[name]
+            copied = float_values(ref, [200, 3], habits.source, habits.reader)
+            if fails:
+                with pytest.raises(RepairError, match=r"model\.norm\.weight has other values \(215 of 254"):
+                    list(copied)
+            else:
+                new = Overlay(habits.reader, list(copied)).read(ref, 0, ref.nbytes)
+                assert new == words.tobytes()
+
+
+DTYPES = ["U8", "I8", "F8_E4M3", "F8_E8M0", "F32", "BF16"]
+SHAPES = [
+    (), (1,), (2,), (32,), (32, 64), (32, 32), (32, 4), (32, 2), (32, 1), (1, 1), (1, 64), (64, 32), (0, 64), (32, 0),
+    (2, 32, 64), (2, 32, 32), (2, 4, 32), (2, 32, 4), (2, 1, 1), (2, 0, 32), (2, 32, 2, 16), (2, 32, 2), (32, 16),
+    (1, 1, 1, 1),
+]  # fmt: skip
+LEAVES = ["weight", "weight_packed", "weight_scale", "weight_scale_2", "weight_global_scale", "weight_scale_inv"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_tensors_give_a_repair_or_an_error(tmp_path, seed):
+    """Names as layouts have them, with any dtypes and shapes, on both sides."""
+    rng = np.random.default_rng(seed)
+    sides = []
+    for side in ("ours", "theirs"):
+        tensors = {}
+        for module in (
+            f"{DOT}.0.gate_proj",
+            f"{DOT}.0.up_proj",
+            "model.layers.0.self_attn.q_proj",
+            f"{DOT}.gate_up_proj",
+        ):
+            for leaf in rng.choice(LEAVES, 4, replace=False):
+                shape = SHAPES[rng.integers(len(SHAPES))]
+                dtype = str(rng.choice(DTYPES))
+                data = rng.bytes(int(np.prod(shape)) * WIDTH[dtype])
+                dotted = f".{leaf}" if side == "ours" or rng.integers(2) else ""
+                tensors[module + dotted] = Raw(dtype, shape, data)
+        sides.append(folder(tmp_path / side, tensors))
+    with both(*sides) as (habits, layers):
+        for layer in layers:
+            for act in (
+                lambda one: list(Restorer(habits).requantise([one])),
+                lambda one: list(Restorer(habits).blocks(one, [0])),
+                lambda one: layer_error(one, habits.source, habits.reader),
+                lambda one: require_source(one, habits),
+                lambda one: saturation(one, habits.source, habits.reader),
+            ):
+                with suppress(ToolError):
+                    act(layer)
