@@ -1,6 +1,6 @@
 """The scale sweep against the exporter's torch reference, on the same cores in one run.
 
-    python benchmarks/sweep.py [--rows 8192] [--columns 4096] [--repeat 5] [--skip-reference]
+    python benchmarks/sweep.py [--rows 8192] [--columns 4096] [--repeat 5] [--skip-reference] [--only NAME]
 
 Three bf16 weights: Gaussian, Student-t (3 degrees of freedom), and a mixture shaped like a trained layer (rows and
 columns of unequal size, some of them outliers).  The reference is the exporter's loop, 126 steps in torch over blocks
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=4096)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--skip-reference", action="store_true")
+    parser.add_argument("--only", help="one of the weights: gaussian, student-t, layer-shaped")
     options = parser.parse_args()
     print(
         f"{options.rows} x {options.columns} bf16, {threads.cores()} cores, torch {torch.__version__}, "
@@ -117,6 +118,8 @@ def main() -> None:
     )
     sweep_room.sweep(np.zeros((2, 32), np.uint16))  # compile
     for name, w in weights(options.rows, options.columns).items():
+        if options.only not in (None, name):
+            continue
         seconds, swept = best_of(options.repeat, lambda w=w: sweep_room.sweep(w))
         extra = peak_beyond(lambda w=w: sweep_room.sweep(w))
         both = (w.nbytes + swept.codes.nbytes) / 2**20

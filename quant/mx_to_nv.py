@@ -154,6 +154,7 @@ class _Part:
         return need, can
 
     def closed_form(self, m: int) -> Cast:
+        """The part under the global scale 2^m: codes copied, moved by octaves, or rounded where neither is exact."""
         need, can = self.shifts(m)
         block, error = self.block, np.zeros(need.size, np.float64)
         e = self.k.astype(np.int64) - m + np.where(can, need, 0)

@@ -73,7 +73,17 @@ def _loss(scale, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14
 
 
 @triton.jit
-def magnitude(w_ptr, at, live):
+def largest_of(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15):
+    """The largest magnitude of sixteen tensors, element by element."""
+    m0 = tl.maximum(tl.maximum(tl.abs(a0), tl.abs(a1)), tl.maximum(tl.abs(a2), tl.abs(a3)))
+    m1 = tl.maximum(tl.maximum(tl.abs(a4), tl.abs(a5)), tl.maximum(tl.abs(a6), tl.abs(a7)))
+    m2 = tl.maximum(tl.maximum(tl.abs(a8), tl.abs(a9)), tl.maximum(tl.abs(a10), tl.abs(a11)))
+    m3 = tl.maximum(tl.maximum(tl.abs(a12), tl.abs(a13)), tl.maximum(tl.abs(a14), tl.abs(a15)))
+    return tl.maximum(tl.maximum(m0, m1), tl.maximum(m2, m3))
+
+
+@triton.jit
+def _magnitude(w_ptr, at, live):
     return tl.abs(tl.load(w_ptr + at, mask=live, other=0.0).to(tl.float32))
 
 
@@ -94,27 +104,23 @@ def first_unclipped(scale_ptr, amax):
 def _sweep(w_ptr, scale_ptr, code_ptr, tried_ptr, total, count, pruned: tl.constexpr, T: tl.constexpr):
     block = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
     live, at, row = block < total, block * 16, scale_ptr + (block // count) * 126
-    a0 = magnitude(w_ptr, at + 0, live)
-    a1 = magnitude(w_ptr, at + 1, live)
-    a2 = magnitude(w_ptr, at + 2, live)
-    a3 = magnitude(w_ptr, at + 3, live)
-    a4 = magnitude(w_ptr, at + 4, live)
-    a5 = magnitude(w_ptr, at + 5, live)
-    a6 = magnitude(w_ptr, at + 6, live)
-    a7 = magnitude(w_ptr, at + 7, live)
-    a8 = magnitude(w_ptr, at + 8, live)
-    a9 = magnitude(w_ptr, at + 9, live)
-    a10 = magnitude(w_ptr, at + 10, live)
-    a11 = magnitude(w_ptr, at + 11, live)
-    a12 = magnitude(w_ptr, at + 12, live)
-    a13 = magnitude(w_ptr, at + 13, live)
-    a14 = magnitude(w_ptr, at + 14, live)
-    a15 = magnitude(w_ptr, at + 15, live)
-    amax = tl.maximum(
-        tl.maximum(tl.maximum(a0, a1), tl.maximum(a2, a3)), tl.maximum(tl.maximum(a4, a5), tl.maximum(a6, a7))
-    )
-    amax = tl.maximum(amax, tl.maximum(tl.maximum(tl.maximum(a8, a9), tl.maximum(a10, a11)), tl.maximum(a12, a13)))
-    amax = tl.maximum(amax, tl.maximum(a14, a15))
+    a0 = _magnitude(w_ptr, at + 0, live)
+    a1 = _magnitude(w_ptr, at + 1, live)
+    a2 = _magnitude(w_ptr, at + 2, live)
+    a3 = _magnitude(w_ptr, at + 3, live)
+    a4 = _magnitude(w_ptr, at + 4, live)
+    a5 = _magnitude(w_ptr, at + 5, live)
+    a6 = _magnitude(w_ptr, at + 6, live)
+    a7 = _magnitude(w_ptr, at + 7, live)
+    a8 = _magnitude(w_ptr, at + 8, live)
+    a9 = _magnitude(w_ptr, at + 9, live)
+    a10 = _magnitude(w_ptr, at + 10, live)
+    a11 = _magnitude(w_ptr, at + 11, live)
+    a12 = _magnitude(w_ptr, at + 12, live)
+    a13 = _magnitude(w_ptr, at + 13, live)
+    a14 = _magnitude(w_ptr, at + 14, live)
+    a15 = _magnitude(w_ptr, at + 15, live)
+    amax = largest_of(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15)
     row = tl.where(live, row, scale_ptr)
     if pruned:
         low = first_unclipped(row, amax)

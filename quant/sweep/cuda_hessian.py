@@ -10,7 +10,7 @@ import triton.language as tl
 
 from quant.sweep import candidates
 from quant.sweep.bounds import floor
-from quant.sweep.cuda import first_unclipped, round_e2m1
+from quant.sweep.cuda import first_unclipped, largest_of, round_e2m1
 
 _CONFIGS = [triton.Config({"T": rows}, num_warps=warps) for rows, warps in ((32, 1), (64, 2), (128, 4))]
 _INTERPRETED = 32
@@ -167,10 +167,7 @@ def _sweep(
     a13 = _load(w_ptr, at + 13, live)
     a14 = _load(w_ptr, at + 14, live)
     a15 = _load(w_ptr, at + 15, live)
-    amax = tl.maximum(tl.maximum(tl.abs(a0), tl.abs(a1)), tl.maximum(tl.abs(a2), tl.abs(a3)))
-    amax = tl.maximum(amax, tl.maximum(tl.maximum(tl.abs(a4), tl.abs(a5)), tl.maximum(tl.abs(a6), tl.abs(a7))))
-    amax = tl.maximum(amax, tl.maximum(tl.maximum(tl.abs(a8), tl.abs(a9)), tl.maximum(tl.abs(a10), tl.abs(a11))))
-    amax = tl.maximum(amax, tl.maximum(tl.maximum(tl.abs(a12), tl.abs(a13)), tl.maximum(tl.abs(a14), tl.abs(a15))))
+    amax = largest_of(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15)
     low = tl.zeros_like(amax).to(tl.int32)
     if safe:
         low = tl.where(bound > 0.0, first_unclipped(scale_ptr, amax), low)
