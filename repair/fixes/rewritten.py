@@ -15,6 +15,7 @@ from auditor.peers import siblings
 from auditor.probes import decode_floats
 from auditor.scalars import faulty
 from auditor.shapes import is_swizzled, is_transposed
+from auditor.tensorref import TensorRef
 from repair.fixes.desk import Desk, float_bytes
 from repair.fixes.input_scale import best_of
 from repair.fixes.proposal import Edit, Left, NewTensor, Proposal
@@ -36,15 +37,41 @@ def _proposal(finding: Finding, desk: Desk, safety: Safety, reason: str, change:
 
 
 def upcast(finding: Finding, desk: Desk) -> Result:
-    """FMT108: the same numbers in F32."""
+    """FMT108: the same numbers in F32.
+
+    A per-tensor scale that is its fused set's, rounded to the narrower dtype, becomes the set's own.
+    """
     ref = desk.ref(finding.tensor)
-    if ref is None or ref.dtype not in ("BF16", "F16"):
-        yield Left(finding.code, finding.tensor, "not stored as BF16 or F16: no exact upcast")
+    if ref is None or ref.dtype not in ("BF16", "F16", "F64"):
+        yield Left(finding.code, finding.tensor, "not stored as a float: no number to write in F32")
         return
     now = desk.current(ref)
-    raw = decode_floats(now.raw, ref.dtype).astype(np.float32).tobytes()
-    made = now._replace(dtype="F32", raw=raw)
-    yield from _proposal(finding, desk, Safety.EXACT, "F32 holds every value of it", f"{ref.dtype} -> F32", made)
+    values = decode_floats(now.raw, ref.dtype)
+    narrow = values.astype(np.float32)
+    exact = np.array_equal(narrow.astype(np.float64), values, equal_nan=True)
+    reason = "F32 holds every value of it" if exact else "rounded to the nearest F32"
+    raw, safety = narrow.tobytes(), Safety.EXACT if exact else Safety.BOUNDED
+    if (shared := _set_value(desk, ref, now.raw)) is not None:
+        raw, safety, reason = shared, Safety.EXACT, "it is the fused set's scale, rounded to that dtype"
+    yield from _proposal(
+        finding, desk, safety, reason, f"{ref.dtype} -> F32", now._replace(dtype="F32", raw=raw)
+    )  # fmt: skip
+
+
+def _set_value(desk: Desk, ref: TensorRef, raw: bytes) -> bytes | None:
+    """The F32 bytes of a fused sibling's scale that becomes these when it is rounded to the stored dtype."""
+    layer, role = desk.ctx.recognised.roles.get(ref.name, (None, None))
+    group = desk.ctx.fused.get(layer.name) if layer else None
+    if group is None or role is None or ref.size != 1:
+        return None
+    for member in group.members:
+        other = member.get(role)
+        if other is not None and other.dtype == "F32" and other.size == 1:
+            held = desk.raw(other)
+            rounded = float_bytes(float(np.frombuffer(held, np.float32)[0]), ref.dtype)
+            if raw == rounded or (ref.dtype == "BF16" and raw == held[2:]):  # nearest, or cut off
+                return held
+    return None
 
 
 def one_number(finding: Finding, desk: Desk) -> Result:
