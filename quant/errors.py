@@ -1,10 +1,10 @@
 """Every exception that is raised on purpose.
 
-    ToolError                  the message is written for the user: file, tensor, offset, value
-    ├── NumericError           a value that no code could represent honestly (NaN, infinity, bad shape)
-    ├── CheckpointError        a file that cannot be read or does not say what it must
-    ├── UsageError             a wrong option, pattern or configuration entry
-    └── RepairError            a repair that was refused, or that could not be carried out
+ToolError                  the message is written for the user: file, tensor, offset, value
+├── NumericError           a value that no code could represent honestly (NaN, infinity, bad shape)
+├── CheckpointError        a file that cannot be read or does not say what it must
+├── UsageError             a wrong option, pattern or configuration entry
+└── RepairError            a repair that was refused, or that could not be carried out
 """
 
 from __future__ import annotations
