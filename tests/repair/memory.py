@@ -257,10 +257,6 @@ class MemoryFs:
         self._call(f"unlink {path.name}")
         self._names(path, None, inode.number)
 
-    def link(self, source: Path, target: Path) -> None:
-        self._call(f"link {source.name} {target.name}")
-        self._names(None, target, self._at(source).number)
-
     def mkdir(self, path: Path) -> None:
         self._call(f"mkdir {path.name}")
         if path in self.disk.names:
@@ -300,9 +296,3 @@ class MemoryFs:
 
     def resolve(self, path: Path) -> Path:
         return path
-
-    def clone(self, source: int, target: int) -> bool:
-        return False
-
-    def copy_range(self, source: int, target: int, length: int, offset: int, at: int) -> int:
-        return self.pwrite(target, self.pread(source, min(length, 1 << 16), offset), at)
