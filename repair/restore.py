@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from auditor.formats.base import Role
 from auditor.layer import QuantizedLayer
 from quant.errors import NumericError, RepairError
-from quant.floats import Floats
+from quant.floats import Floats, largest
 from quant.metrics import ErrorSums, error
 from quant.quantised import Quantised
 from quant.scheme import GlobalScale, Scheme
@@ -190,6 +190,7 @@ def _made(
     recipe: Recipe, w: Floats, kind: Scheme, amax: np.float32, wide: NDArray[np.float32] | None, layer: QuantizedLayer
 ) -> Quantised:
     try:
+        largest(w, "source weight")
         return recipe.quantise(np.ascontiguousarray(w), kind, amax, wide)
     except NumericError as error:
         raise RepairError(f"{layer.codes.name}: cannot be made from the source: {error}") from None

@@ -108,11 +108,8 @@ def require_source(layer: QuantizedLayer, habits: Habits) -> Fit:
     changed = [role.value for role in layer.parts if role.value in ("pre_quant", "lora_a")]
     if changed:
         raise RepairError(f"{layer.codes.name}: the weights were changed before quantisation ({changed[0]})")
-    kin = [layer, *(m for m in habits.members(layer) if m is not layer)]
-    alike = [o for o in habits.layers if o.format is layer.format and o not in kin]
-    kin += [o for o in alike if o.leaf == layer.leaf][:8] + [o for o in alike if o.leaf != layer.leaf][:8]
     found = Fit()
-    for one in kin:
+    for one in habits.kin(layer):
         try:
             more = fit(one, habits)
         except RepairError:

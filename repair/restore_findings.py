@@ -53,7 +53,7 @@ def proposals(finding: Finding, desk: Desk, habits: Habits) -> Iterator[Proposal
         elif ("source", layer.name) in desk.done:
             return
         elif finding.code in SETS or _needs_set(finding, layer, desk, habits):
-            yield from _requantised(finding, habits.members(layer), desk, habits)
+            yield from _requantised(finding, _together(layer, habits), desk, habits)
         elif finding.code in VALUES:
             yield from _codes(finding, layer, desk, habits)
         else:
@@ -64,11 +64,11 @@ def proposals(finding: Finding, desk: Desk, habits: Habits) -> Iterator[Proposal
 
 def _needs_set(finding: Finding, layer: QuantizedLayer, desk: Desk, habits: Habits) -> bool:
     """Whether another finding of the layer's set, or a scale that cannot be worked under, asks for all of it."""
-    members = {m.name for m in habits.members(layer)}
-    for other in desk.findings:
-        known = desk.layer(other) if other.code in SETS - {"SCL104"} else None
-        if known is not None and known.name in members:
-            return True
+    if habits.to_requantise is None:
+        asking = (desk.layer(other) for other in desk.findings if other.code in SETS - {"SCL104"})
+        habits.to_requantise = frozenset(known.name for known in asking if known is not None)
+    if any(member.name in habits.to_requantise for member in habits.members(layer)):
+        return True
     if finding.code not in VALUES or layer.format.packed:
         return False
     raw = read_array(desk, layer.scales, 0, layer.scales.nbytes)
@@ -76,6 +76,11 @@ def _needs_set(finding: Finding, layer: QuantizedLayer, desk: Desk, habits: Habi
         return bool((raw == 0xFF).any())
     held = floats(raw.reshape(1, -1), layer.scales)
     return not bool((np.isfinite(held) & (held > 0)).all())
+
+
+def _together(layer: QuantizedLayer, habits: Habits) -> tuple[QuantizedLayer, ...]:
+    """The layers to make anew with this one: its set where that shares a global scale, else none."""
+    return habits.members(layer) if layer.global_scale is not None else (layer,)
 
 
 def _requantised(
@@ -112,7 +117,9 @@ def _blocks(finding: Finding, layer: QuantizedLayer, desk: Desk, habits: Habits)
         return
     require_source(layer, habits)
     if layer.global_scale is not None and saturation(layer, habits.source, desk).count:
-        yield from _requantised(finding, habits.members(layer), desk, habits)  # too small a global scale for the layer
+        yield from _requantised(
+            finding, _together(layer, habits), desk, habits
+        )  # too small a global scale for the layer
         return
     everything = finding.code == "SCL109"
     found = pick(desk, layer, geometry, lambda s: np.ones(s.shape, np.bool_) if everything else _suspicious(s))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +38,13 @@ class Habits:
     choice: Choice = Choice.AUTO
     _recipes: dict[tuple[str, str], Agreement] = field(default_factory=dict)
     _sets: dict[str, tuple[QuantizedLayer, ...]] = field(default_factory=dict)
+    _alike: dict[tuple[str, str], list[QuantizedLayer]] = field(default_factory=dict)  # by layout and leaf
+    to_requantise: frozenset[str] | None = None  # layers that a finding asks to be made anew, once they are known
 
     def __post_init__(self) -> None:
-        """Note which layers are fused on load."""
+        """Note which layers are fused on load, and which are of one kind."""
+        for layer in self.layers:
+            self._alike.setdefault((layer.format.name, layer.leaf), []).append(layer)
         for group in fused_sets(self.layers):
             for member in group.members:
                 self._sets.setdefault(member.name, group.members)
@@ -47,6 +52,15 @@ class Habits:
     def members(self, layer: QuantizedLayer) -> tuple[QuantizedLayer, ...]:
         """The layer's fused set; itself alone where it has none."""
         return self._sets.get(layer.name, (layer,))
+
+    def kin(self, layer: QuantizedLayer) -> list[QuantizedLayer]:
+        """Layers that tell about this one, itself first: its fused set, its projection elsewhere, its layout; few."""
+        found = {m.name: m for m in (layer, *self.members(layer))}
+        same = self._alike.get((layer.format.name, layer.leaf), [])
+        others = (some[0] for key, some in self._alike.items() if key[0] == layer.format.name)
+        for other in (*same[:9], *islice(others, 9)):
+            found.setdefault(other.name, other)
+        return list(found.values())
 
     def recipe(self, layer: QuantizedLayer) -> Agreement:
         """The recipe that gives most of the stored bytes of up to a dozen layers of this layout, and how many.
@@ -80,7 +94,8 @@ class Habits:
             return (layer,)
         leaves = {m.leaf for m in members}
         peers = [m for m in members if m is not layer]
-        peers += [o for o in self.layers if o.leaf in leaves and o.format is layer.format and o not in members][:32]
+        for leaf in sorted(leaves):
+            peers += [o for o in self._alike.get((layer.format.name, leaf), [])[:16] if o not in members]
         for peer in peers:
             whole = self.members(peer)
             alone, together = self._fp8_scale([peer]), self._fp8_scale(whole)

@@ -73,7 +73,7 @@ def test_nan_codes_of_fp8_and_a_broken_scale(tmp_path):
     sound = (root / "model.safetensors").read_bytes()
     ctx, _ = examine(str(root), depth=Depth.FULL)
     layer = next(one for one in ctx.layers if one.name.endswith("q_proj"))
-    other = next(one for one in ctx.layers if one.name.endswith("o_proj"))
+    other = next(one for one in ctx.layers if one.name.endswith("k_proj"))
     ctx.close()
     hurt = bytearray(sound)
     hurt[layer.codes.start + 7] = 0xFF
