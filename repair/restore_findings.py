@@ -67,7 +67,7 @@ def _needs_set(finding: Finding, layer: QuantizedLayer, desk: Desk, habits: Habi
     if habits.to_requantise is None:
         asking = (desk.layer(other) for other in desk.findings if other.code in SETS - {"SCL104"})
         habits.to_requantise = frozenset(known.name for known in asking if known is not None)
-    if any(member.name in habits.to_requantise for member in habits.members(layer)):
+    if any(member.name in habits.to_requantise for member in _together(layer, habits)):
         return True
     if finding.code not in VALUES or layer.format.packed:
         return False
