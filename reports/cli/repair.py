@@ -197,16 +197,16 @@ def repair(
 ) -> None:
     """Mend a checkpoint.  Shows what would change; writes only with --write, journalled, with a way back.
 
-    Exit code 0: done, or nothing to do; 1: there is something to do, or errors remain; 2: wrong usage; 3: refused
-    or failed, nothing half done.
+    Exit code 0: done, or nothing to do; 1: something to do, or errors remain; 2: wrong usage; 3: refused or failed.
     """
 
     def run() -> int:
         file = load(config)
         colored = {"always": True, "never": False}.get(color or file.color or "auto")
         if apply is not None:
+            repairplan.refuse_beside_apply(out, plan, source)
             return repairplan.apply_file(checkpoint, apply, verify, write=write, color=colored)
-        job = Job(
+        return Job(
             checkpoint=checkpoint,
             depth=depth or file.depth or "scales",
             rules=_rules(repairoptions.words(select) or file.select, repairoptions.words(ignore) or file.ignore),
@@ -221,8 +221,7 @@ def repair(
             progress=_watch(not (no_progress or file.no_progress)),
             source=source,
             method=method,
-        )
-        return job.run()
+        ).run()
 
     raise ending(run)
 

@@ -47,6 +47,12 @@ def copy(root: Path, built: Built, plan: Plan, out: Path) -> str:
     )
 
 
+def refuse_beside_apply(*others: object) -> None:
+    """UsageError when an option that makes a plan stands beside --apply, which takes one as it is."""
+    if any(other is not None for other in others):
+        raise UsageError("--apply takes a plan as it is: --out, --plan and --source have no place beside it")
+
+
 def apply_file(checkpoint: str, file: Path, proof: str, *, write: bool, color: bool | None) -> int:
     """Compare a plan with the files, show it, and with ``write`` carry it out; nothing in it is believed."""
     from repair import planfile
