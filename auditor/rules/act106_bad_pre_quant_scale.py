@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from auditor.context import Context
-from auditor.finding import Finding, Severity
+from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.formats.base import Role
 from auditor.layer import QuantizedLayer
 from auditor.rule import LayerRule
@@ -25,8 +25,8 @@ class BadPreQuantScale(LayerRule):
     They multiply.
 
     ## Fix
-    Zeros: the smallest positive entry of the tensor, else 1e-8 (`--policy min-positive`), *bounded* only where
-    the channel is truly silent.  Others need another calibration.
+    Zeros: the smallest positive entry of the tensor, else 1e-8, a *guess*: it is right where the channel is truly
+    silent.  A tensor with negative, NaN or infinite entries is left alone: it needs another calibration.
 
     ## References
     Model-Optimizer#1265
@@ -48,4 +48,5 @@ class BadPreQuantScale(LayerRule):
         places = sorted({place for h in bad.values() for place in h.first})
         shown = ", ".join(f"{h.count} {kind}" for kind, h in bad.items())
         message = f"{count} of {stats.size} channels: {shown}"
-        yield self.finding(ref, message, count=count, places=ctx.places(ref, places), layer=layer.name)
+        fix = Remedy(Safety.GUESS, "zeros: the smallest positive channel, or 1e-8") if list(bad) == ["zero"] else None
+        yield self.finding(ref, message, count=count, places=ctx.places(ref, places), fix=fix, layer=layer.name)

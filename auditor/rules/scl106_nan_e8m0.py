@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from auditor.blocks import Kind, Under
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.layer import QuantizedLayer
@@ -45,4 +46,7 @@ class NanE8m0Scale(LayerRule):
         places = ctx.places(layer.scales, stats.nan.first)
         message = f"{stats.nan.count} of {stats.size} E8M0 scales are 255 (NaN)"
         fix = Remedy(Safety.RESTORED, "requantise the blocks from the source")
+        report = ctx.blocks(layer, Kind.NAN) if layer.format.is_fp4() else None
+        if report and not report.hits(Kind.NAN, Under.SEVENS, Under.OTHER).count:
+            fix = Remedy(Safety.EXACT, "write 127: the blocks are zero under any finite scale")
         yield self.finding(layer.scales, message, count=stats.nan.count, places=places, fix=fix, layer=layer.name)

@@ -55,8 +55,9 @@ class Job:
         from repair import build
 
         ctx, audit = self._scan(self.checkpoint)
+        source = self._source(ctx)
         try:
-            built = build.build(ctx, audit.findings, self.options, self._source(ctx))
+            built = build.build(ctx, audit.findings, self.options, source)
             plan = build.plan(built)
             if self.plan_file is not None:
                 from repair.planfile import save
@@ -70,6 +71,8 @@ class Job:
             return Exit.FINDINGS if outcome.errors else Exit.CLEAN
         finally:
             ctx.close()
+            if source is not None:
+                source.close()
 
     def _source(self, ctx: Context) -> SourceFixes | None:
         if self.source is None:
