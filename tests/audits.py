@@ -9,7 +9,7 @@ from pathlib import Path
 from auditor.audit import Audit, Depth
 from auditor.engine import scan
 from auditor.finding import PLACES_KEPT, Finding, Severity
-from tests.raw import WIDTH, stored
+from tests.raw import WIDTH, Stored, stored
 
 
 def audited(path: Path, depth: Depth = Depth.SCALES) -> Audit:
@@ -24,10 +24,10 @@ def audited(path: Path, depth: Depth = Depth.SCALES) -> Audit:
     return audit
 
 
-def _check_places(finding: Finding, folder: Path, headers: dict[str, dict[str, object]]) -> None:
+def _check_places(finding: Finding, folder: Path, headers: dict[str, dict[str, Stored]]) -> None:
     tensor = headers[finding.shard][finding.tensor]
-    width = WIDTH[tensor.dtype]  # type: ignore[attr-defined]
-    shape, start = tensor.shape, tensor.start  # type: ignore[attr-defined]
+    width = WIDTH[tensor.dtype]
+    shape, start = tensor.shape, tensor.start
     content = (folder / finding.shard).read_bytes()
     assert len(finding.places) == min(finding.count, PLACES_KEPT)
     assert [p.offset for p in finding.places] == sorted({p.offset for p in finding.places})

@@ -126,7 +126,7 @@ def _ct_nvfp4(
         "weight_global_scale": raw("F32", q.global_scale, (1,)),
     }
     if inputs:
-        parts["input_global_scale"] = raw("F32", np.float32([np.float32(2688) / x]))
+        parts["input_global_scale"] = raw("F32", np.float32(2688) / x, (1,))
     return _named(module, parts), Made(
         module, "nvfp4", f"{module}.weight_packed", f"{module}.weight_scale", f"{module}.weight_global_scale",
         f"{module}.input_global_scale" if inputs else "", divides=True, unit=2688.0, block=16,
@@ -145,8 +145,8 @@ def _mx(
         stored = stored.reshape(*stored.shape[:-1], -1, 16)
     dot = "" if linear.stem else "."
     parts = {f"{module}{dot}{codes}": raw(element, stored), f"{module}{dot}{scales}": raw(dtype, q.scales)}
-    names = tuple(parts)
-    return parts, Made(module, "mxfp4" if four else "mxfp8", *names, block=32)
+    stored_as, scaled_by = parts
+    return parts, Made(module, "mxfp4" if four else "mxfp8", stored_as, scaled_by, block=32)
 
 
 def _fp8(

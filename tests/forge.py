@@ -192,10 +192,10 @@ def _kv(where: str, arch: Architecture) -> dict[str, Raw]:
                 found[f"{attention}.{side}_proj.{side}_scale"] = raw("F32", np.float32(scale))
         elif where == "attention":
             for side in "kv":
-                found[f"{attention}.{side}_scale"] = raw("BF16", np.float32([scale]))
+                found[f"{attention}.{side}_scale"] = raw("BF16", np.float32(scale), (1,))
         elif where == "cache":
             for side in "kv":
-                found[f"{attention}.{side}_cache.scale"] = raw("F32", np.float32([scale]))
+                found[f"{attention}.{side}_cache.scale"] = raw("F32", np.float32(scale), (1,))
         elif where == "affine":
             for side in "kv":
                 found[f"{attention}.{side}_proj.{side}_scale"] = raw("F32", np.float32(scale))

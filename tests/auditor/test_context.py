@@ -62,6 +62,15 @@ def test_places_of_wide_elements(ctx: Context) -> None:
     assert int(place.old, 16) == int.from_bytes(stored.data, "little")
 
 
+@pytest.mark.parametrize("index", [0, 1, 63])
+def test_places_in_a_wide_tensor(ctx: Context, index: int) -> None:
+    norm = ctx.checkpoint.tensors["model.norm.weight"]
+    (place,) = ctx.places(norm, [index])
+    stored = make("modelopt-nvfp4").tensors["model.norm.weight"].data
+    assert place.offset == norm.start + 2 * index
+    assert int(place.old, 16) == int.from_bytes(stored[2 * index : 2 * index + 2], "little")
+
+
 def test_at_most_eight_places_are_read(ctx: Context) -> None:
     scales = ref(ctx, "q_proj.weight_scale")
     before = ctx.bytes_read

@@ -187,6 +187,14 @@ def test_single_shards_raise_no_false_alarm(layout: str, tmp_path: Path) -> None
         assert not bad(audited(shard, Depth.FULL))
 
 
+def test_a_vector_in_another_shard_is_not_missing(tmp_path: Path) -> None:
+    model = make("modelopt-awq").copy()
+    del model.tensors["model.layers.0.mlp.up_proj.pre_quant_scale"]
+    model.write(tmp_path)
+    assert codes(audited(tmp_path)) == ["ACT107"]
+    assert not bad(audited(tmp_path / "model.safetensors"))
+
+
 def test_a_live_row_among_many_zero_ones(tmp_path: Path) -> None:
     model = zero_rows()
     name = "model.layers.0.mlp.gate_proj.weight_scale"

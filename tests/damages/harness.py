@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -57,12 +57,14 @@ class Damage:
     do: Callable[[Model, Made, Pick], Done]
 
 
+Fits = Callable[[Model], Sequence[Made]]
+Do = Callable[[Model, Made, Pick], Done]
 DAMAGES: dict[str, Damage] = {}
 ODDITIES: dict[str, Damage] = {}
 
 
-def _register(table: dict[str, Damage], name: str, depth: Depth, fits: Callable[[Model], Sequence[Made]]) -> Any:
-    def add(do: Callable[[Model, Made, Pick], Done]) -> Callable[[Model, Made, Pick], Done]:
+def _register(table: dict[str, Damage], name: str, depth: Depth, fits: Fits) -> Callable[[Do], Do]:
+    def add(do: Do) -> Do:
         assert name not in table
         table[name] = Damage(name, depth, fits, do)
         return do
@@ -70,12 +72,12 @@ def _register(table: dict[str, Damage], name: str, depth: Depth, fits: Callable[
     return add
 
 
-def damage(name: str, fits: Callable[[Model], Sequence[Made]], depth: Depth = Depth.SCALES) -> Any:
+def damage(name: str, fits: Fits, depth: Depth = Depth.SCALES) -> Callable[[Do], Do]:
     """Register a damage."""
     return _register(DAMAGES, name, depth, fits)
 
 
-def oddity(name: str, fits: Callable[[Model], Sequence[Made]]) -> Any:
+def oddity(name: str, fits: Fits) -> Callable[[Do], Do]:
     """Register an oddity."""
     return _register(ODDITIES, name, Depth.SCALES, fits)
 
