@@ -32,6 +32,9 @@ print(bad)
 """
 
 
+AUDIT = Path(sys.executable).with_name("audit")
+
+
 class Cost(NamedTuple):
     seconds: float
     peak_mb: float
@@ -59,7 +62,7 @@ def timed(command: list[str], runs: int, before: object = None) -> Cost:
 
 def audit(folder: Path, *options: str) -> list[str]:
     """The command line of a scan that prints JSON."""
-    return [str(Path(sys.executable).with_name("audit")), "scan", str(folder), "--format", "json", *options]
+    return [str(AUDIT), "scan", str(folder), "--format", "json", *options]
 
 
 def drop(folder: Path) -> None:
