@@ -39,6 +39,7 @@ class Desk:
     findings: tuple[Finding, ...] = ()
     done: set[tuple[str, str]] = field(default_factory=set)  # (fix, layer) that need no second look
     done_amaxes: dict[str, list[float]] = field(default_factory=dict)  # trusted activation amaxes of a projection
+    done_best: dict[tuple[str, str], tuple[bytes, float] | None] = field(default_factory=dict)  # largest trusted ones
     measured: int = 0  # bytes of codes that were read to predict errors
     texts: dict[str, TextEdit] = field(default_factory=dict)  # small files as they will be
 

@@ -127,7 +127,12 @@ def _encoded(value: float, ref: TensorRef, safety: Safety, reason: str) -> Choic
 def _peer_max(layer: QuantizedLayer, ref: TensorRef, desk: Desk) -> Choice | str:
     members = [m for m in peers(layer, desk) if m is not layer and m.input_scale is not None]
     trusted = _trusted(layer, desk)
-    best = _largest(members, ref, trusted, desk)
+    key = (peers(layer, desk)[0].name, ref.dtype)
+    if trusted and key not in desk.done_best:  # a scale that is mended is not a trusted one: all share the answer
+        desk.done_best[key] = _largest(peers(layer, desk), ref, trusted, desk)
+    best = desk.done_best.get(key)
+    if best is not None and best[0] == desk.ctx.raw(ref):  # a placeholder is trusted, too: the largest of the others
+        best = _largest(members, ref, trusted, desk)
     if best is not None:
         enough = 2 * len(trusted) >= len(members)
         raw, value = best
