@@ -33,6 +33,8 @@ class Context:
     bytes_read: int = 0  # read on demand, beyond what was measured
     _files: dict[str, LocalFile] = field(default_factory=dict)
     _blocks: dict[tuple[str, frozenset[Kind]], BlockReport | None] = field(default_factory=dict)
+    _values: dict[str, list[float] | None] = field(default_factory=dict)
+    sound_amaxes: dict[str, list[float]] = field(default_factory=dict)  # kept by `peers`: a set is asked for often
 
     @property
     def layers(self) -> Sequence[QuantizedLayer]:
@@ -87,9 +89,16 @@ class Context:
         return values[0] if values is not None and len(values) == 1 else None
 
     def values(self, ref: TensorRef | None) -> list[float] | None:
-        """All values of a small tensor that was read: float, E4M3 or E8M0 dtype."""
+        """All values of a small tensor that was read: float, E4M3 or E8M0 dtype.  Not to be changed by the caller."""
+        if ref is None:
+            return None
+        if ref.name not in self._values:
+            self._values[ref.name] = self._decoded(ref)
+        return self._values[ref.name]
+
+    def _decoded(self, ref: TensorRef) -> list[float] | None:
         raw = self.raw(ref)
-        if ref is None or raw is None:
+        if raw is None:
             return None
         if ref.dtype in FLOAT_DTYPES:
             return [float(v) for v in decode_floats(raw, ref.dtype)]

@@ -45,9 +45,13 @@ def siblings(layer: QuantizedLayer, ctx: Context) -> Sequence[QuantizedLayer]:
 
 def amaxes(layers: Iterable[QuantizedLayer], ctx: Context) -> list[float]:
     """The plausible activation amaxes of these layers; fused 3-D experts may have one for each expert."""
-    found = []
+    found: list[float] = []
     for layer in layers:
-        found += [amax_of(layer, v) for v in ctx.values(layer.input_scale) or () if plausible(layer, v)]
+        known = ctx.sound_amaxes.get(layer.name)
+        if known is None:
+            known = [amax_of(layer, v) for v in ctx.values(layer.input_scale) or () if plausible(layer, v)]
+            ctx.sound_amaxes[layer.name] = known
+        found += known
     return found
 
 

@@ -133,9 +133,10 @@ def _folded(text: str, width: int | None, style: str = "") -> Iterator[Line]:
         yield (Span(part, style),)
 
 
-def unwritten(width: int | None) -> Iterator[Line]:
-    """The reminder that this was a dry run."""
-    yield from _folded("Nothing was written.  --write carries it out; audit undo takes it back.", width, "faint")
+def unwritten(width: int | None, copy: bool = False) -> Iterator[Line]:
+    """The reminder that this was a dry run; ``copy``: of a repaired copy."""
+    way = "--write makes the copy." if copy else "--write carries it out; audit undo takes it back."
+    yield from _folded(f"Nothing was written.  {way}", width, "faint")
 
 
 def done(plan: Plan, outcome: Done, width: int | None) -> Iterator[Line]:

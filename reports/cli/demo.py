@@ -1,4 +1,4 @@
-"""`audit demo`: see what a scan finds, without a checkpoint of one's own."""
+"""`audit demo`: see what a scan finds and a repair does, without a checkpoint of one's own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reports.cli.guard import ending, silence
+from reports.report import Exit
 
 
 def demo(
@@ -16,7 +17,7 @@ def demo(
         typer.Option(envvar="AUDIT_KEEP", metavar="DIR", help="Leave the checkpoint in this folder, empty or new."),
     ] = None,
 ) -> None:
-    """Forge a small damaged NVFP4 checkpoint, scan it, and show what is found.
+    """Forge a small damaged NVFP4 checkpoint, scan it, mend a copy of it, scan that.
 
     Exit code 0: finding the damage is what this command is for.
     """
@@ -46,21 +47,59 @@ def _fresh(folder: Path) -> Path:
 
 
 def _show(folder: Path) -> int:
-    from auditor import scan
     from reports import demo as maker
-    from reports.cli.printing import Printer
-    from reports.report import Choice, Exit
 
-    maker.forge(folder)
-    report = Choice().report(scan(folder))
+    damaged, mended = folder / "damaged", folder / "mended"
+    damaged.mkdir()
+    maker.forge(damaged)
     try:
         typer.echo("A forged NVFP4 checkpoint: two layers, four experts, two shards.  Planted in it:")
         for planted in maker.DAMAGE:
             typer.echo(f"  - {planted}")
-        typer.echo(f"\n$ audit scan {folder}\n")
-        Printer().print([report])
-        code = int(report.exit_code())
-        typer.echo(f"\nExit code 0, because finding these is the demo's job; `audit scan` would end with {code}.")
+        code, fault = _scan(damaged)
+        _mend(damaged, mended)
+        left, again = _scan(mended)
+        typer.echo(
+            f"\nExit code 0, because finding these is the demo's job; `audit scan` would end with {code}, and on the"
+            f" mended copy with {left}."
+        )
     except BrokenPipeError:
         silence()
-    return Exit.UNCHECKED if report.audit.errors else Exit.CLEAN
+        return Exit.CLEAN
+    return Exit.UNCHECKED if fault or again else Exit.CLEAN
+
+
+def _scan(folder: Path) -> tuple[int, bool]:
+    """Scan and print; the exit code that a scan would have, and whether a rule failed."""
+    from auditor import scan
+    from reports.cli.printing import Printer
+    from reports.report import Choice
+
+    typer.echo(f"\n$ audit scan {folder}\n")
+    report = Choice().report(scan(folder))
+    Printer().print([report])
+    return int(report.exit_code()), bool(report.audit.errors)
+
+
+def _mend(damaged: Path, mended: Path) -> None:
+    """Repair into a copy, as far as a guess, and print what was done."""
+    from auditor.finding import Safety
+    from repair.apply import Proof
+    from repair.fixes.desk import Options
+    from reports.cli.repair import Job
+
+    typer.echo(f"\n$ audit repair {damaged} --risk guess --out {mended} --write\n")
+    Job(
+        checkpoint=str(damaged),
+        depth="scales",
+        rules=None,
+        options=Options(risk=Safety.GUESS, rewrite=True),
+        write=True,
+        out=mended,
+        plan_file=None,
+        json=False,
+        color=None,
+        jobs=None,
+        progress=None,
+        proof=Proof.RANGES,
+    ).run()

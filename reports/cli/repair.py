@@ -109,8 +109,8 @@ class Job:
 
         limit = repairtext.SHOWN if sys.stdout.isatty() else None
         self._emit(repairtext.planned(built, plan, self._width(), limit))
-        if (plan.touched or built.desk.tensors) and not self.write:
-            self._emit(repairtext.unwritten(self._width()))
+        if (plan.touched or built.desk.tensors or self.out) and not self.write:
+            self._emit(repairtext.unwritten(self._width(), copy=self.out is not None))
         return acts
 
     def _verdict(self, built: Built, plan: Plan, audit: Audit) -> int:
@@ -214,7 +214,7 @@ def repair(
             depth=depth or file.depth or "scales",
             rules=_rules(repairoptions.words(select) or file.select, repairoptions.words(ignore) or file.ignore),
             options=_options(risk, policy, repairoptions.words(include), rewrite=out is not None),
-            write=write or out is not None,
+            write=write,
             out=out,
             plan_file=plan,
             json=format_ == repairoptions.FormatName.JSON,

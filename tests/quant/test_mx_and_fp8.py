@@ -85,7 +85,8 @@ def test_mx_of_any_finite_weight(w, word, rule):
         assert (made.codes[widen(x) == 0] & (7 if scheme is MXFP4 else 127) == 0).all()
         if rule is ScaleRule.CEIL:  # nothing saturates, so no error is above half the widest gap of the block's codes
             gap = (1.0 if scheme is MXFP4 else 16.0) * made.steps().astype(np.float64).repeat(32, axis=1)
-            assert (np.abs(made.weights().astype(np.float64) - widen(x)) <= gap * 1.001).all()
+            held = np.abs(widen(x)) < 3 * 2.0**126  # beyond, the nearest value may be 2^128, which float32 has not
+            assert (np.abs(made.weights().astype(np.float64) - widen(x)) <= gap * 1.001)[held].all()
 
 
 @mx_schemes

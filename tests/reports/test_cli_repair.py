@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
 from reports import demo
@@ -33,7 +32,7 @@ def damaged(tmp_path: Path) -> Path:
     return folder
 
 
-def audit(*words: str | Path) -> Result:
+def audit(*words: str | Path):
     """Run the command."""
     return runner.invoke(app, [str(word) for word in words])
 
@@ -80,14 +79,18 @@ def test_write_then_nothing_to_do_then_undo(damaged: Path) -> None:
 def test_a_copy_mends_what_needs_a_rewritten_shard(damaged: Path, tmp_path: Path) -> None:
     before = hashes(damaged)
     out = tmp_path / "out"
-    done = audit("repair", damaged, "--risk", "guess", "--out", out)
+    planned = audit("repair", damaged, "--risk", "guess", "--out", out)
+    assert planned.exit_code == 1
+    assert "--write makes the copy" in planned.stdout
+    assert not out.exists(), "nothing is written unasked"
+    done = audit("repair", damaged, "--risk", "guess", "--out", out, "--write")
     assert done.exit_code == 0, done.output
     assert "no errors left" in done.stdout
     assert hashes(damaged) == before
     assert audit("scan", out).exit_code == 0
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert "model.layers.1.mlp.experts.2.down_proj.input_scale" in index["weight_map"]
-    assert audit("repair", damaged, "--risk", "guess", "--out", out).exit_code == 3, "it is there already"
+    assert audit("repair", damaged, "--risk", "guess", "--out", out, "--write").exit_code == 3, "it is there already"
 
 
 def test_json_has_everything(damaged: Path) -> None:

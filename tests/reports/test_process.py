@@ -31,9 +31,12 @@ def damaged(tmp_path_factory):
 def test_the_demo_finds_its_damage_and_ends_well(tmp_path):
     done = run("demo", "--keep", str(tmp_path / "kept"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("SCL101") == 3
+    found, _, mended = done.stdout.partition("$ audit repair ")
+    assert found.count("SCL101") == 3
+    assert "6 findings gone, no errors left" in mended
+    assert "No findings." in mended
     assert done.stdout.splitlines()[-1].startswith("Exit code 0, because finding these is the demo's job")
-    assert (tmp_path / "kept" / "config.json").is_file()
+    assert (tmp_path / "kept" / "damaged" / "config.json").is_file()
     again = run("demo", "--keep", str(tmp_path / "kept"))
     assert again.returncode == 2
     assert "is not empty" in again.stderr
