@@ -192,12 +192,13 @@ def _claim(
         fits = match.format.fits
         if fits is None or fits({role: ref.shape for role, ref in parts.items()}):
             by_codes.setdefault(parts[Role.CODES].name, []).append((match, parts))
+    rivals = _rivals(by_codes)
     claimed: set[str] = set()
-    for candidates in by_codes.values():
+    for codes, candidates in by_codes.items():
         match, parts = candidates[0]
-        if len(candidates) > 1:
-            names = tuple(sorted(m.format.name for m, _ in candidates))
-            result.ambiguous.append((parts[Role.CODES], names))
+        names = {m.format.name for m, _ in candidates} | rivals.get(codes, set())
+        if len(candidates) > 1 or codes in rivals:
+            result.ambiguous.append((parts[Role.CODES], tuple(sorted(names))))
             claimed.update(leaf for m, _ in candidates for _, leaf in m.leaves)
             continue
         name = f"{module}.{match.stem}" if match.stem else module
@@ -207,6 +208,22 @@ def _claim(
             claimed.add(leaf)
             result.roles[leaves[leaf].name] = (layer, role)
     return claimed
+
+
+def _rivals(by_codes: Mapping[str, list[tuple[_Match, dict[Role, TensorRef]]]]) -> dict[str, set[str]]:
+    """Codes of one module that share a part, say one weight_scale, and the formats that claim it for the others."""
+    if len(by_codes) < 2:
+        return {}
+    claims: dict[str, dict[str, set[str]]] = {}
+    for codes, candidates in by_codes.items():
+        for match, parts in candidates:
+            for ref in parts.values():
+                claims.setdefault(ref.name, {}).setdefault(codes, set()).add(match.format.name)
+    rivals: dict[str, set[str]] = {}
+    for shared in claims.values():
+        for codes in shared if len(shared) > 1 else ():
+            rivals.setdefault(codes, set()).update(*shared.values())
+    return rivals
 
 
 def _sort_out(module: str, leaf: str, ref: TensorRef, result: Recognised) -> None:

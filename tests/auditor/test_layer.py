@@ -83,6 +83,15 @@ def test_every_tensor_ends_in_exactly_one_place(tensors: dict[str, tuple[str, tu
         assert min(layer.dims()) >= 0
 
 
+def test_two_weights_that_share_a_scale_are_a_dispute() -> None:
+    found = recognise([ref("m.weight", "U8", 4, 8), ref("m.weight_packed", "I32", 4, 1), ref("m.weight_scale", "F32")])
+    assert not found.layers
+    assert [(r.name, names) for r, names in found.ambiguous] == [
+        ("m.weight_packed", ("ct-pack-quantized", "integer")),
+        ("m.weight", ("ct-pack-quantized", "integer")),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "verdict"),
     [
