@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from auditor.audit import Depth
-from auditor.blocks import BlockReport, Kind, classify
+from auditor.blocks import BlockReport, Kind, Under, classify
 from auditor.checkpoint import Checkpoint
 from auditor.declared import Declared
 from auditor.finding import PLACES_KEPT, Place
 from auditor.groups import FusedSet, expert_key, fused_sets
 from auditor.layer import QuantizedLayer, Recognised
 from auditor.measure import Measured
-from auditor.probes import ByteStats, CodeStats, FloatStats, decode_floats
+from auditor.probes import ByteStats, CodeStats, FloatStats, Hits, decode_floats
 from auditor.source import LocalFile
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
 from quant.codes import E4M3, E8M0
@@ -126,6 +126,12 @@ class Context:
                 self.bytes_read += report.bytes_read
             self._blocks[key] = report
         return self._blocks[key]
+
+    def live_zero_scales(self, layer: QuantizedLayer) -> Hits:
+        """Zero block scales over codes that are not zero: none where there is no zero, or the shapes do not agree."""
+        stats = self.byte_stats(layer.scales)
+        report = self.blocks(layer, Kind.ZERO) if stats is not None and stats.zeros.count else None
+        return report.hits(Kind.ZERO, Under.SEVENS, Under.OTHER) if report else Hits()
 
     def places(self, ref: TensorRef, flat: Iterable[int]) -> tuple[Place, ...]:
         """The first few of these flat element indices as places, with the bytes that are stored there."""

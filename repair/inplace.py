@@ -15,7 +15,7 @@ from repair.frame import Record
 from repair.handle import Handle, naming
 from repair.journal import Journal, Subject
 from repair.ledger import Ledger
-from repair.refusals import ChangedError, ForeignJournalError, refuse_file
+from repair.refusals import ChangedError, DamagedJournalError, ForeignJournalError, refuse_file
 
 Places = Mapping[str, tuple[int, int]]
 
@@ -125,8 +125,8 @@ def expect_identity(file: Handle, journal: Journal, subject: Subject) -> None:
 
 
 def _expect_either(file: Handle, record: Record, journal: Journal) -> None:
-    assert record.old is not None  # of a shard: the journal saw to it
-    assert record.new is not None
+    if record.old is None or record.new is None:
+        raise DamagedJournalError(f"{journal.name}: a record of {file.name} lacks its old or new bytes")
     found = file.read(record.offset, len(record.old))
     if found in (record.old, record.new):
         return

@@ -17,7 +17,7 @@ from quant import fp8, mx, nvfp4, rounding
 from quant.cast import decode
 from quant.codes import E4M3, E8M0
 from quant.errors import RepairError, UsageError
-from quant.floats import Floats, Word, round_to
+from quant.floats import Floats, Word
 from quant.mx import ScaleRule
 from quant.nvfp4 import Method
 from quant.quantised import Quantised
@@ -63,7 +63,7 @@ class Recipe:
             return nvfp4.weight_scale_2(amax, self._norm(), _peak(scheme))
         if self.converted:
             return np.asarray(np.float32(1) / nvfp4.weight_scale_2(amax), np.float32)
-        return divisor(amax, self.word)
+        return nvfp4.weight_global_scale(amax, self.word)
 
     def amax(self, scheme: Scheme, stored: NDArray[np.float32]) -> np.float32:
         """The amax that a stored second-level scale speaks of; RepairError unless it is finite and positive."""
@@ -126,17 +126,6 @@ class Recipe:
         if self.method is Method.STATIC:
             return nvfp4.static_scales(top, np.asarray(amax, np.float32))
         return nvfp4.dynamic_scales(top, wide)
-
-
-def divisor(amax: np.float32, word: Word) -> NDArray[np.float32]:
-    """compressed-tensors' weight_global_scale, float32 []: 2688 times 1 / amax, each rounded to ``word``.
-
-    torch divides a number by a tensor this way.  1 where amax is 0 or the result overflows.
-    """
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        inverse = round_to(np.asarray(np.float32(1) / amax, np.float32), word)
-        made = round_to(np.asarray(inverse * np.float32(2688), np.float32), word)
-    return made if np.isfinite(made) else np.asarray(1, np.float32)
 
 
 def _peak(scheme: Scheme) -> np.float32:

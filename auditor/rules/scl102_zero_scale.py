@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from auditor.blocks import Kind, Under
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.layer import QuantizedLayer
@@ -43,14 +42,10 @@ class ZeroScaleOverLiveCodes(LayerRule):
 
     def check(self, layer: QuantizedLayer, ctx: Context) -> Iterator[Finding]:
         """One finding per scale tensor."""
-        stats = ctx.byte_stats(layer.scales)
-        if stats is None or not stats.zeros.count:
+        live = ctx.live_zero_scales(layer)
+        if not live.count:
             return
-        report = ctx.blocks(layer, Kind.ZERO)
-        live = report.hits(Kind.ZERO, Under.SEVENS, Under.OTHER) if report else None
-        if live is None or not live.count:
-            return
-        message = f"{live.count} of {stats.size} block scales underflowed to 0 over codes that are not zero"
+        message = f"{live.count} of {layer.scales.size} block scales underflowed to 0 over codes that are not zero"
         fix = Remedy(Safety.EXACT, "zero the codes: the blocks read as 0 already; with the source they are restored")
         places = ctx.places(layer.scales, live.first)
         yield self.finding(layer.scales, message, count=live.count, places=places, fix=fix, layer=layer.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from auditor.blocks import Kind, Under
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.layer import QuantizedLayer
@@ -40,14 +39,10 @@ class ZeroE8m0OverLiveCodes(LayerRule):
 
     def check(self, layer: QuantizedLayer, ctx: Context) -> Iterator[Finding]:
         """One finding per scale tensor."""
-        stats = ctx.byte_stats(layer.scales)
-        if stats is None or not stats.zeros.count:
+        live = ctx.live_zero_scales(layer)
+        if not live.count:
             return
-        report = ctx.blocks(layer, Kind.ZERO)
-        live = report.hits(Kind.ZERO, Under.SEVENS, Under.OTHER) if report else None
-        if live is None or not live.count:
-            return
-        message = f"{live.count} of {stats.size} E8M0 scales are 0 (2^-127) over codes that are not zero"
+        message = f"{live.count} of {layer.scales.size} E8M0 scales are 0 (2^-127) over codes that are not zero"
         fix = Remedy(Safety.BOUNDED, "zero the codes: the weights are at most 6 * 2^-127")
         places = ctx.places(layer.scales, live.first)
         yield self.finding(layer.scales, message, count=live.count, places=places, fix=fix, layer=layer.name)

@@ -56,7 +56,8 @@ def refuse_beside_apply(*others: object) -> None:
 def apply_file(checkpoint: str, file: Path, proof: str, *, write: bool, color: bool | None) -> int:
     """Compare a plan with the files, show it, and with ``write`` carry it out; nothing in it is believed."""
     from repair import planfile
-    from repair.apply import Proof
+    from repair.apply import Proof, hot
+    from repair.recheck import recheck
     from reports import repairtext
     from reports.cli.printing import print_text
     from reports.layout import Span
@@ -68,6 +69,10 @@ def apply_file(checkpoint: str, file: Path, proof: str, *, write: bool, color: b
     if not file.is_file():
         raise UsageError(f"{file}: no such plan")
     plan = planfile.load(file)
+    if write:
+        settle(root)
+    if hot(root) is None:  # else the files are half way: what is there now says nothing of the plan
+        recheck(root, plan)
     print_text(repairtext.listed(plan, repairtext.SHOWN), color)
     if not write:
         print_text(repairtext.unwritten(None), color)

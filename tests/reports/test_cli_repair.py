@@ -93,6 +93,20 @@ def test_a_copy_mends_what_needs_a_rewritten_shard(damaged: Path, tmp_path: Path
     assert audit("repair", damaged, "--risk", "guess", "--out", out, "--write").exit_code == 3, "it is there already"
 
 
+def test_a_plan_that_names_another_tensor_is_refused(damaged: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    audit("repair", damaged, "--plan", plan)
+    text = plan.read_text()
+    name = "model.layers.0.self_attn.o_proj.weight_scale"
+    assert name in text
+    plan.write_text(text.replace(name, "model.layers.0.self_attn.q_proj.weight_scale"))
+    before = hashes(damaged)
+    for words in ((), ("--write",)):
+        refused = audit("repair", damaged, "--apply", plan, *words)
+        assert refused.exit_code == 3, refused.output
+    assert hashes(damaged) == before
+
+
 def test_json_has_everything(damaged: Path) -> None:
     planned = json.loads(audit("repair", damaged, "--risk", "bounded", "--format", "json").stdout)
     assert planned["written"] is False
