@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -17,14 +17,13 @@ from quant.errors import RepairError
 from repair.compare import expect_state
 from repair.content import Stored, piece_of, spans
 from repair.handle import Handle, naming
-from repair.ledger import FOLDER
 from repair.osfs import REAL, Fs
 from repair.patch import Patch, Plan
 from repair.refusals import ChangedError
 from repair.rewrite import Change, copy, rewrite_shard
+from repair.walking import walk
 
 INCOMPLETE = ".incomplete"
-_LEFT_OUT = frozenset({FOLDER, ".git", ".cache", ".gitattributes"})
 
 
 @dataclass
@@ -71,7 +70,7 @@ def repaired_copy(
         patches[patch.file].append(patch)
     texts = {text.file: text for text in plan.texts}
     seen = set()
-    for path in _walk(fs, root, done):
+    for path in walk(fs, root, done.left_out):
         name = str(path)
         seen.add(name)
         if name in texts:
@@ -82,27 +81,6 @@ def repaired_copy(
     _texts(fs, root, work, plan, done)
     _finish(fs, work, out)
     return done
-
-
-def _walk(fs: Fs, root: Path, done: Copied) -> Iterator[Path]:
-    """Relative paths of all files, folders made on the way by the caller of `_one`."""
-    waiting = [Path()]
-    while waiting:
-        folder = waiting.pop()
-        with naming(str(root / folder), "cannot be listed"):
-            names = fs.listdir(root / folder)
-        for name in names:
-            path = folder / name
-            if name in _LEFT_OUT and not folder.parts:
-                done.left_out.append(f"{path}: not part of a checkpoint")
-                continue
-            own, real = fs.status(root / path), fs.status(root / path, follow=True)
-            if real is not None and real.is_file:
-                yield path
-            elif real is not None and real.is_folder and own is not None and not own.is_link:
-                waiting.append(path)
-            else:
-                done.left_out.append(f"{path}: neither a file nor a folder of its own")
 
 
 def _one(

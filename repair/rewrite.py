@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from auditor.header import MAX_HEADER, parse, stored_size
+from auditor.header import parse, stored_size
 from quant.errors import RepairError
 from repair.content import Content, length_of, pieces
 from repair.handle import Handle, naming
 from repair.osfs import REAL, Fs
 from repair.patch import read_state
-
-_ALIGN = 8  # the writer's own habit: the data section begins at a multiple of it
+from repair.shardheader import Entry, header_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,7 @@ def rewrite_shard(source: Path, target: Path, changes: Mapping[str, Change], fs:
     """
     with Handle.reading(fs, source) as file:
         head, metadata = _pieces(file, changes)
-        raw = _header(head, metadata, file.name)
+        raw = header_bytes([Entry(p.name, p.dtype, p.shape) for p in head], metadata, file.name)
         with Handle.creating(fs, target) as made:
             made.write(0, raw)
             at = len(raw)
@@ -108,24 +104,7 @@ def _pieces(file: Handle, changes: Mapping[str, Change]) -> tuple[list[_Piece], 
         if needs != piece.size:
             due = f"{piece.dtype} {list(piece.shape)} needs {needs} bytes, {piece.size} given"
             raise RepairError(f"{file.name}: {piece.name[:200]}: {needs if isinstance(needs, str) else due}")
-    names = [piece.name for piece in found]
-    if len(set(names)) != len(names) or "__metadata__" in names:
-        raise RepairError(f"{file.name}: two tensors would have one name")
     return found, header.metadata
-
-
-def _header(found: Sequence[_Piece], metadata: Mapping[str, str], name: str) -> bytes:
-    content: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    at = 0
-    for piece in found:
-        entry = {"dtype": piece.dtype, "shape": list(piece.shape), "data_offsets": [at, at + piece.size]}
-        content[piece.name] = entry
-        at += piece.size
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (math.ceil(len(text) / _ALIGN) * _ALIGN - len(text))
-    if len(text) > MAX_HEADER:
-        raise RepairError(f"{name}: the new header would hold {len(text)} bytes; the format allows {MAX_HEADER}")
-    return len(text).to_bytes(8, "little") + text
 
 
 def copy(source: Handle, target: Handle, offset: int, at: int, length: int) -> None:

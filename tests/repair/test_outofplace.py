@@ -167,9 +167,9 @@ def test_shard_rewritten_without_a_change_is_the_same(tmp_path):
         ({"s": Change(dtype="F32")}, r"s: F32 \[1\] needs 4 bytes, 2 given"),
         ({"s": Change(dtype="F99")}, "dtype 'F99' is unknown"),
         ({"s": Change(content=b"123")}, "needs 2 bytes, 3 given"),
-        ({"s": Change(name="a")}, "two tensors would have one name"),
-        ({"s": Change(beside=(New("z", "U8", (1,), b"1"),))}, "two tensors would have one name"),
-        ({"s": Change(name="__metadata__")}, "one name"),
+        ({"s": Change(name="a")}, "two tensors would be called"),
+        ({"s": Change(beside=(New("z", "U8", (1,), b"1"),))}, "two tensors would be called"),
+        ({"s": Change(name="__metadata__")}, "would be called"),
     ],
 )
 def test_change_that_does_not_fit(tmp_path, changes, match):

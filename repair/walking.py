@@ -1,0 +1,36 @@
+"""The files of a checkpoint's folder that belong into a copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from repair.handle import naming
+from repair.ledger import FOLDER
+from repair.osfs import Fs
+
+_LEFT_OUT = frozenset({FOLDER, ".git", ".cache", ".gitattributes"})
+
+
+def walk(fs: Fs, root: Path, left_out: list[str]) -> Iterator[Path]:
+    """Relative paths of all files, folder by folder; ``left_out`` gets what is passed over, with the reason.
+
+    Links to files are followed, links to folders are not: nothing outside is walked, and no circle is.
+    """
+    waiting = [Path()]
+    while waiting:
+        folder = waiting.pop()
+        with naming(str(root / folder), "cannot be listed"):
+            names = fs.listdir(root / folder)
+        for name in names:
+            path = folder / name
+            if name in _LEFT_OUT and not folder.parts:
+                left_out.append(f"{path}: not part of a checkpoint")
+                continue
+            own, real = fs.status(root / path), fs.status(root / path, follow=True)
+            if real is not None and real.is_file:
+                yield path
+            elif real is not None and real.is_folder and own is not None and not own.is_link:
+                waiting.append(path)
+            else:
+                left_out.append(f"{path}: neither a file nor a folder of its own")
