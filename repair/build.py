@@ -15,7 +15,7 @@ from auditor.context import Context
 from auditor.finding import Finding, Safety, Severity
 from quant.errors import NumericError
 from repair.content import Content, Shared, Stored
-from repair.effect import Effect
+from repair.effect import Effect, Effects
 from repair.fixes.catalogue import ENTRIES, RANK
 from repair.fixes.desk import Desk, Options
 from repair.fixes.index import rebuilt
@@ -51,6 +51,15 @@ class Built:
     left: list[Left] = field(default_factory=list)
     settled: list[tuple[str, str]] = field(default_factory=list)
     wider: dict[Safety, int] = field(default_factory=dict)  # what a higher risk would mend besides
+    begun: list[tuple[int, Effects]] = field(default_factory=list)  # effects of repairs, by number, being computed
+
+    def finish(self) -> None:
+        """Wait for the effects that were begun."""
+        for number, effects in self.begun:
+            repair = self.repairs[number]
+            self.repairs[number] = repair._replace(effects=(*repair.effects, *effects()))
+        self.begun.clear()
+        self.desk.tally.close()
 
 
 class LayerChange(NamedTuple):
@@ -132,6 +141,7 @@ def build(ctx: Context, findings: Sequence[Finding], options: Options, source: S
         if not items:
             built.settled.append((finding.code, finding.tensor))
     _index_new(built.desk)
+    built.finish()
     return built
 
 
@@ -218,6 +228,8 @@ def _take(item: Proposal | Left, built: Built, options: Options) -> None:
         reason = f"needs --risk {item.safety.label}: {item.reason}"
         built.left.append(Left(item.rule, item.tensor, reason, item.places))
         return
+    if item.measure is not None:
+        built.begun.append((len(built.repairs), item.measure()))
     for change in changes:
         if isinstance(change, Edit):
             built.desk.overlay.put(change.ref, change.at, change.new, item.rule, item.reason, item.safety)

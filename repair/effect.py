@@ -7,21 +7,28 @@ blocks with one scale byte is all that is needed: the errors below are exact, no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.layer import QuantizedLayer
+from auditor.layer import Geometry, QuantizedLayer
 from auditor.tensorref import TensorRef
 from quant.codes import E2M1, E4M3
 
-Read = Callable[[TensorRef, int, int], bytes]
-ROWS = 1 << 17  # blocks looked at together
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
-# Squared codes in quarters, of the low and of the high nibble of each byte: at most 144.
-_LOW, _HIGH = (bytes(int(4 * float(E2M1.values[b >> s & 15]) ** 2) for b in range(256)) for s in (0, 4))
+Read = Callable[[TensorRef, int, int], bytes]
+BLOCKS = 1 << 16  # looked at together: their look-ups stay in the second-level cache
+MEASURED = 512 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
+_THREADS = 4
+_AHEAD = 4  # chunks for each thread that are read before they are summed
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,13 @@ class Effect:
     note: str = ""
 
 
+Effects = Callable[[], tuple[Effect, ...]]  # called once, when all is planned
+
+
 @dataclass(frozen=True)
 class Energy:
-    """Blocks of a layer by scale byte: how many, and the sum of their squared codes; float64 [256], exact."""
+    """Blocks of a layer by scale byte: the sum of their squared codes; float64 [256], exact."""
 
-    blocks: NDArray[np.float64]
     squares: NDArray[np.float64]
 
     def error(self, old: NDArray[np.float64], new: NDArray[np.float64]) -> float:
@@ -53,39 +62,96 @@ class Energy:
         return math.sqrt(moved / held) if held else 0.0
 
 
-def energy(layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = None) -> Energy | None:
-    """The layer's blocks by scale byte, of all rows of scales or of [first, last); None where shapes do not agree."""
-    geometry = layer.geometry()
-    if geometry is None:
-        return None
-    blocks, squares = np.zeros(256), np.zeros(256)
+class Tally:
+    """Sums codes on threads beside the one that reads and plans.  ``most``: bytes of codes that are read in all."""
+
+    def __init__(self, most: int = MEASURED) -> None:
+        """No thread is started yet."""
+        self._left = most
+        self._threads = min(_THREADS, os.cpu_count() or 1)
+        self._room = threading.Semaphore(self._threads * _AHEAD)
+        self._pool: ThreadPoolExecutor | None = None
+
+    def begin(
+        self, layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = None
+    ) -> Callable[[], Energy] | None:
+        """Read the layer's blocks, of all rows of scales or of [first, last), as they are now; what comes back waits
+        for their energy.  None where shapes do not agree, and once ``most`` bytes of codes were read.
+        """
+        geometry = layer.geometry()
+        if geometry is None:
+            return None
+        first, last = rows or (0, geometry.rows)
+        self._left -= (last - first) * geometry.inner * geometry.unit
+        if self._left < 0:
+            return None
+        sums = [self._submit(*chunk, geometry) for chunk in _chunks(layer, geometry, read, first, last)]
+
+        def wait() -> Energy:
+            total = np.zeros(256)
+            for one in sums:
+                total += one.result()
+            return Energy(total / 4)
+
+        return wait
+
+    def _submit(self, scales: bytes, codes: bytes, geometry: Geometry) -> Future[NDArray[np.float64]]:
+        """Sum a chunk when a thread is free; waits while too many chunks are."""
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(self._threads)
+        self._room.acquire()
+        future = self._pool.submit(_squares, scales, codes, geometry)
+        future.add_done_callback(lambda _: self._room.release())
+        return future
+
+    def close(self) -> None:
+        """Let the threads go; what was begun is finished first."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
+def _chunks(
+    layer: QuantizedLayer, geometry: Geometry, read: Read, first: int, last: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """Scales and codes of [first, last) rows of scales, some blocks at a time."""
     unit, inner = geometry.unit, geometry.inner
-    first, last = rows or (0, geometry.rows)
-    step = max(1, ROWS // inner)
+    step = max(1, BLOCKS // inner)
     for row in range(first, last, step):
-        count = min(step, last - row)
-        scales = np.frombuffer(read(layer.scales, row * inner, count * inner), np.uint8)
-        sums = _sums(read(layer.codes, row * inner * unit, count * inner * unit), unit, inner)
-        blocks += np.bincount(scales, minlength=256)
-        squares += np.bincount(scales, weights=sums, minlength=256)
-    squares /= 4
-    return Energy(blocks, squares)
+        count = min(step, last - row) * inner
+        yield read(layer.scales, row * inner, count), read(layer.codes, row * inner * unit, count * unit)
 
 
-def _sums(codes: bytes, unit: int, inner: int) -> NDArray[np.float64]:
-    """Sum of the squared codes of each block, in quarters; float64 [blocks], exact."""
-    # Both nibbles' squares, as 16-bit lanes that cannot overflow: 8 bytes at a time.
-    lane, ones, shift = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001), np.uint64(8)
+def _squares(scales: bytes, codes: bytes, geometry: Geometry) -> NDArray[np.float64]:
+    """Squared codes in quarters, summed by scale byte; float64 [256], exact."""
+    sums = _sums(codes, geometry.unit, geometry.inner)
+    return np.bincount(np.frombuffer(scales, np.uint8), weights=sums, minlength=256)
+
+
+@cache
+def _pairs() -> NDArray[np.uint16]:
+    """Squared codes in quarters of both nibbles of each byte: at most 288; uint16 [256]."""
+    one = np.array([int(4 * float(value) ** 2) for value in E2M1.values], np.uint16)
+    return np.asarray((one[:, None] + one).reshape(-1))
+
+
+@cache
+def _quads() -> NDArray[np.uint16]:
+    """The same of the four nibbles of each two bytes: at most 576; uint16 [65536]."""
+    return np.asarray((_pairs()[:, None] + _pairs()).reshape(-1))
+
+
+def _sums(codes: bytes, unit: int, inner: int) -> NDArray[np.uint64]:
+    """Sum of the squared codes of each block, in quarters; uint64 [blocks], exact."""
     if inner > 1 or unit % 8:
-        both = [np.frombuffer(codes.translate(t), np.uint8).reshape(-1, unit, inner) for t in (_LOW, _HIGH)]
-        total = both[0].sum(axis=1, dtype=np.uint32) + both[1].sum(axis=1, dtype=np.uint32)
-        return np.asarray(total, np.float64).reshape(-1)
-    lanes = np.zeros(len(codes) // 8, np.uint64)
-    for table in (_LOW, _HIGH):
-        words = np.frombuffer(codes.translate(table), np.uint64)
-        lanes += (words & lane) + (words >> shift & lane)
-    words = (lanes * ones) >> np.uint64(48)  # the sum of the four lanes: at most 2304
-    return np.asarray(words.reshape(-1, unit // 8).sum(axis=1), np.float64)
+        both = np.take(_pairs(), np.frombuffer(codes, np.uint8))
+        return np.asarray(both.reshape(-1, unit, inner).sum(axis=1, dtype=np.uint64).reshape(-1))
+    lanes = np.take(_quads(), np.frombuffer(codes, np.uint16)).view(np.uint64)
+    # The sum of four 16-bit lanes, at most 2304, comes to lie in the topmost.
+    words = (lanes * np.uint64(0x0001000100010001)) >> np.uint64(48)
+    return words if unit == 8 else np.asarray(words.reshape(-1, unit // 8).sum(axis=1))
 
 
 def counts(layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = None) -> NDArray[np.int64]:
@@ -94,13 +160,18 @@ def counts(layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = Non
     inner = geometry.inner if geometry else 1
     first, last = (rows[0] * inner, rows[1] * inner) if rows else (0, layer.scales.nbytes)
     total = np.zeros(256, np.int64)
-    for at in range(first, last, 1 << 20):
-        part = np.frombuffer(read(layer.scales, at, min(1 << 20, last - at)), np.uint8)
+    for at in range(first, last, 1 << 17):
+        part = np.frombuffer(read(layer.scales, at, min(1 << 17, last - at)), np.uint8)
         total += np.bincount(part, minlength=256)
     return total
 
 
 def steps(global_scale: float, divides: bool) -> NDArray[np.float64]:
     """What one code step is worth under each scale byte, float64 [256]; NaN bytes count as 0."""
-    values = np.nan_to_num(E4M3.values.astype(np.float64), nan=0.0)
+    values = _values()
     return values / global_scale if divides else values * global_scale
+
+
+@cache
+def _values() -> NDArray[np.float64]:
+    return np.nan_to_num(E4M3.values.astype(np.float64), nan=0.0)

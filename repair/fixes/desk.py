@@ -15,6 +15,7 @@ from auditor.tensorref import FLOAT_DTYPES, TensorRef
 from quant.activation import Policy
 from quant.codes import E4M3, E8M0
 from quant.floats import narrow_bf16
+from repair.effect import Tally
 from repair.fixes.overlay import Overlay
 from repair.fixes.proposal import NewTensor, Proposal, TextEdit
 
@@ -40,7 +41,7 @@ class Desk:
     done: set[tuple[str, str]] = field(default_factory=set)  # (fix, layer) that need no second look
     done_amaxes: dict[str, list[float]] = field(default_factory=dict)  # trusted activation amaxes of a projection
     done_best: dict[tuple[str, str], tuple[bytes, float] | None] = field(default_factory=dict)  # largest trusted ones
-    measured: int = 0  # bytes of codes that were read to predict errors
+    tally: Tally = field(default_factory=Tally)  # sums codes to predict errors
     texts: dict[str, TextEdit] = field(default_factory=dict)  # small files as they will be
 
     tensors: dict[str, NewTensor] = field(default_factory=dict)  # of shards that are written anew

@@ -20,13 +20,12 @@ from auditor.scalars import faulty
 from quant.cast import encode
 from quant.codes import E4M3
 from quant.scheme import GlobalScale
-from repair.effect import Effect, Energy, counts, energy, steps
+from repair.effect import Effect, Effects, Energy, counts, steps
 from repair.fixes.blocks import Bytes, pick, zero_codes
 from repair.fixes.desk import Desk, pieces
 from repair.fixes.proposal import Edit, Left, Proposal
 
 _STEP = 1 << 20
-_MEASURED = 512 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,6 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
             return
     changing = list(_changing(desk, members, columns))
     exact = all(m.exact for m in changing)
-    effects = tuple(_effect(desk, m) for m in changing)
     change = "; ".join(f"{m.layer.leaf} {m.old:.6g} -> {m.new:.6g}" for m in changing[:3])
     if len(changing) > 3:
         change += f"; and {len(changing) - 3} more"
@@ -150,8 +148,8 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         change,
         _edits(desk, members, changing),
         tuple(m.name for m in members),
-        effects,
-        label,
+        group=label,
+        measure=lambda: _measure(desk, changing),
     )
 
 
@@ -189,21 +187,23 @@ def _reason(changing: Sequence[Member], exact: bool) -> str:
     return f"the set's {word} for all, {how}" + "".join(f", {part}" for part in lost)
 
 
-def _effect(desk: Desk, member: Member) -> Effect:
+def _measure(desk: Desk, changing: Sequence[Member]) -> Effects:
+    """Begin to sum the codes of each member, as they are before any of them changes."""
+    begun = [(m, desk.tally.begin(m.layer, desk.read, m.rows)) for m in changing]
+    return lambda: tuple(_effect(member, energy() if energy else None) for member, energy in begun)
+
+
+def _effect(member: Member, known: Energy | None) -> Effect:
     """Before: the error of a loader that takes the set's scale without rescaling; after: of the re-rounding."""
-    layer, divides = member.layer, member.divides
-    true, loaded = steps(member.old, divides), steps(member.new, divides)
+    true, loaded = steps(member.old, member.divides), steps(member.new, member.divides)
     after = loaded[member.table]
-    desk.measured += layer.codes.nbytes
-    known = energy(layer, desk.read, member.rows) if desk.measured <= _MEASURED else None
-    if known is None:  # enough was read: every block counts the same
-        blocks = member.found.astype(np.float64)
-        known = Energy(blocks, blocks)
     lost = member.flushed + member.subnormal
-    note = f"{member.flushed} scales to zero, {member.subnormal} to subnormal" if lost else ""
-    if desk.measured > _MEASURED:
-        note += f"{'; ' if note else ''}all blocks counted alike"
-    return Effect(layer.name, "the stored weights", known.error(true, loaded), known.error(true, after), note)
+    notes = [f"{member.flushed} scales to zero, {member.subnormal} to subnormal"] * bool(lost)
+    if known is None:  # enough was read: every block counts the same
+        known = Energy(member.found.astype(np.float64))
+        notes.append("all blocks counted alike")
+    of, note = "the stored weights", "; ".join(notes)
+    return Effect(member.layer.name, of, known.error(true, loaded), known.error(true, after), note)
 
 
 def _edits(desk: Desk, members: Sequence[QuantizedLayer], changing: Sequence[Member]) -> Iterator[Edit]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
-from repair.effect import Effect
+from repair.effect import Effect, Effects
 
 
 class Edit(NamedTuple):
@@ -52,7 +52,8 @@ class Proposal:
 
     ``rule`` and ``tensor`` are the finding's; ``reason`` says why these bytes; ``places`` counts the elements that are
     mended; ``change`` is old -> new in short.  ``changes`` may be an iterator, taken only when the risk is accepted.
-    ``layers``: names of the layers that it touches.
+    ``layers``: names of the layers that it touches.  ``effects`` are known; ``measure`` begins to compute more of
+    them from the bytes as they are before ``changes``, and is called only when the risk is accepted.
     """
 
     rule: str
@@ -65,6 +66,7 @@ class Proposal:
     layers: tuple[str, ...] = ()
     effects: tuple[Effect, ...] = field(default=())
     group: str = ""  # label of the fused set, where the repair concerns one
+    measure: Callable[[], Effects] | None = None
 
 
 @dataclass(frozen=True)
