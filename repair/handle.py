@@ -58,7 +58,7 @@ class Handle:
                 raw += more
             return raw
 
-    def write(self, offset: int, content: bytes) -> None:
+    def write(self, offset: int, content: bytes | memoryview) -> None:
         """All of ``content``, in as many calls as it takes."""
         done = 0
         with naming(self.name, f"writing at offset {offset}"):

@@ -77,7 +77,7 @@ class Fs(Protocol):
     def pread(self, fd: int, length: int, offset: int) -> bytes:
         """Up to ``length`` bytes from ``offset``."""
 
-    def pwrite(self, fd: int, content: bytes, offset: int) -> int:
+    def pwrite(self, fd: int, content: bytes | memoryview, offset: int) -> int:
         """Write at ``offset``; the number of bytes taken."""
 
     def fsync(self, fd: int) -> None:
@@ -118,6 +118,9 @@ class Fs(Protocol):
 
     def writable(self, path: Path) -> bool:
         """Whether this process may write there."""
+
+    def free(self, path: Path) -> int:
+        """Bytes that this process may still write to the file system of a folder."""
 
     def resolve(self, path: Path) -> Path:
         """The path with all links followed."""
@@ -175,7 +178,7 @@ class RealFs:
         """As `Fs.pread`."""
         return os.pread(fd, length, offset)
 
-    def pwrite(self, fd: int, content: bytes, offset: int) -> int:
+    def pwrite(self, fd: int, content: bytes | memoryview, offset: int) -> int:
         """As `Fs.pwrite`."""
         return os.pwrite(fd, content, offset)
 
@@ -249,6 +252,11 @@ class RealFs:
     def writable(self, path: Path) -> bool:
         """As `Fs.writable`."""
         return os.access(path, os.W_OK)
+
+    def free(self, path: Path) -> int:
+        """As `Fs.free`."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
 
     def resolve(self, path: Path) -> Path:
         """As `Fs.resolve`."""

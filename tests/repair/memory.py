@@ -155,6 +155,7 @@ class MemoryFs:
     disk: Disk
     dies: int = -1
     fails: dict[int, int] = field(default_factory=dict)
+    room: int = 1 << 40  # bytes that are free
     short: bool = False  # pwrite takes at most 7 bytes at a time
     calls: list[str] = field(default_factory=list)
     dead: bool = False
@@ -216,9 +217,9 @@ class MemoryFs:
             raise Crash
         return bytes(self.fds[fd].content[offset : offset + length])
 
-    def pwrite(self, fd: int, content: bytes, offset: int) -> int:
+    def pwrite(self, fd: int, content: bytes | memoryview, offset: int) -> int:
         inode = self.fds[fd]
-        taken = content[:7] if self.short else content
+        taken = bytes(content[:7] if self.short else content)
         if not self.dead and len(self.calls) == self.dies:
             inode.write(taken, offset)  # the last write may be on the disk, whole or in part
         self._call(f"pwrite {inode.number}")
@@ -293,6 +294,9 @@ class MemoryFs:
 
     def writable(self, path: Path) -> bool:
         return True
+
+    def free(self, path: Path) -> int:
+        return self.room
 
     def resolve(self, path: Path) -> Path:
         return path
