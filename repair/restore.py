@@ -72,7 +72,7 @@ class Restorer:
         lines, kind = scale_lines(layer), scheme(layer)
         if lines is None or kind.scale is None or len(kind.block) != 1:
             raise RepairError(f"{layer.scales.name}: its scales are not one code per block: restore the layer")
-        recipe, size = self.habits.recipe(layer).recipe, kind.block[0]
+        recipe, size = self.habits.own(self.habits.recipe(layer).recipe, layer), kind.block[0]
         shape = grid(layer)
         flat = np.unique(np.fromiter(places, np.int64))
         if flat.size and not 0 <= flat[0] <= flat[-1] < layer.scales.size:
@@ -148,7 +148,8 @@ class Restorer:
     def _setup(self, layer: QuantizedLayer, layers: Sequence[QuantizedLayer]) -> _Setup:
         kind, recipe = scheme(layer), self.habits.recipe(layer).recipe
         if kind.global_scale is not GlobalScale.NONE:
-            top = self.source.amax([m for m in layers if scheme(m).global_scale is not GlobalScale.NONE])
+            top = self.habits.top(recipe, [m for m in layers if scheme(m).global_scale is not GlobalScale.NONE])
+            recipe = self.habits.own(recipe, layer)
         else:
             top = self.source.amax(self.habits.shared(layer)) if kind.block == (0, 0) else np.float32(0)
         wide, ref = recipe.global_scale(kind, top), layer.get(Role.GLOBAL)

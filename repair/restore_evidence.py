@@ -15,6 +15,7 @@ from quant.quantised import Quantised
 from quant.scheme import GlobalScale
 from repair.restore_habits import Habits
 from repair.restore_pieces import Reader
+from repair.restore_recipes import Recipe
 from repair.source import Source, finite_amax
 from repair.source_codes import global_of, grid, scale_lines, scheme, step_rows, stored_rows
 
@@ -84,12 +85,12 @@ def _under(layer: QuantizedLayer, habits: Habits, w: Floats, stored: Quantised) 
 def _anew(layer: QuantizedLayer, habits: Habits, w: Floats) -> NDArray[np.uint8] | None:
     """Codes of ``w`` as the recipe makes them from nothing; None in a layout without a global scale."""
     kind, recipe = scheme(layer), habits.recipe(layer).recipe
-    top = habits.source.amax(habits.members(layer))
+    top = habits.top(recipe, habits.members(layer))
     wide = recipe.global_scale(kind, top)
     if wide is None:
         return None
     try:
-        return recipe.quantise(w, kind, top, wide).codes
+        return habits.own(recipe, layer).quantise(w, kind, top, wide).codes
     except NumericError:
         return None
 
@@ -144,9 +145,10 @@ class Saturation:
     worst: float = 0.0
 
 
-def saturation(layer: QuantizedLayer, source: Source, reader: Reader) -> Saturation:
+def saturation(layer: QuantizedLayer, source: Source, reader: Reader, recipe: Recipe | None = None) -> Saturation:
     """The proof of hidden saturation, from every block of the source; nothing where the layout has no global scale.
 
+    ``recipe``: how the export was made, where it shrinks a block's amax on purpose.
     Raises RepairError when the source lacks the layer or is not finite, or the global scale is no positive number.
     """
     kind, lines, shape = scheme(layer), scale_lines(layer), grid(layer)
@@ -160,7 +162,8 @@ def saturation(layer: QuantizedLayer, source: Source, reader: Reader) -> Saturat
         if wide is None or not (np.isfinite(wide) and wide > 0):
             raise RepairError(f"{layer.codes.name}: its global scale is no positive number")
         unit = np.float32(6) / wide if kind.global_scale is GlobalScale.DIVIDE else np.float32(6) * wide
-        ratio = rounding.block_amax(chunk.weights, kind.block[0]) / unit
+        made_from = rounding.block_amax if recipe is None else recipe.block_amax
+        ratio = made_from(chunk.weights, kind.block[0]) / unit
         over = np.argwhere(ratio > _OVERFLOW)
         count += len(over)
         worst = max(worst, float(ratio.max(initial=0)) / 448)

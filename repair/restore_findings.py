@@ -18,7 +18,7 @@ from repair.fixes.desk import Desk
 from repair.fixes.proposal import Edit, Left, Proposal
 from repair.measure_error import layer_error
 from repair.restore import Restorer
-from repair.restore_evidence import require_source, saturation
+from repair.restore_evidence import Saturation, require_source, saturation
 from repair.restore_floats import float_values
 from repair.restore_habits import Habits
 from repair.restore_pieces import Overlay, Piece, read_array
@@ -38,6 +38,7 @@ VALUES = frozenset({"WGT101", "WGT102"})
 """Rules about single weights."""
 CODES = SETS | VALUES | BLOCKS.keys()
 _STEP = 1 << 20
+_OWN = 0.9  # share of a layout's bytes, damaged ones among them, below which a recipe is said to be another's
 
 
 def proposals(finding: Finding, desk: Desk, habits: Habits) -> Iterator[Proposal | Left]:
@@ -89,7 +90,7 @@ def _requantised(
     for layer in members:
         require_source(layer, habits)
     if finding.code == "SCL104":
-        over = [saturation(layer, habits.source, desk) for layer in members]
+        over = [_saturated(layer, desk, habits) for layer in members]
         if not any(one.count for one in over):
             reason = "the source shows that no scale was clamped: these weights are legal"
             yield Left(finding.code, finding.tensor, reason, finding.count)
@@ -99,7 +100,7 @@ def _requantised(
     after = restorer.predict(members)
     names = tuple(m.name for m in members)
     effects = tuple(_effect(name, before[name], after[name]) for name in names)
-    recipe = habits.recipe(members[0]).recipe.name
+    recipe = _way(habits, members[0])
     shared = "" if len(members) == 1 else f" with the amax of {'/'.join(m.leaf for m in members)}"
     desk.done.update(("source", name) for name in names)
     edits = (Edit(*piece) for piece in restorer.requantise(members))
@@ -116,7 +117,7 @@ def _blocks(finding: Finding, layer: QuantizedLayer, desk: Desk, habits: Habits)
         yield Left(finding.code, finding.tensor, "the shapes of codes and scales do not agree", finding.count)
         return
     require_source(layer, habits)
-    if layer.global_scale is not None and saturation(layer, habits.source, desk).count:
+    if layer.global_scale is not None and _saturated(layer, desk, habits).count:
         yield from _requantised(
             finding, _together(layer, habits), desk, habits
         )  # too small a global scale for the layer
@@ -127,6 +128,10 @@ def _blocks(finding: Finding, layer: QuantizedLayer, desk: Desk, habits: Habits)
     if flat:
         pieces = list(Restorer(habits).blocks(layer, flat))
         yield _proposal(finding, layer, desk, habits, pieces, len(flat), "block")
+
+
+def _saturated(layer: QuantizedLayer, desk: Desk, habits: Habits) -> Saturation:
+    return saturation(layer, habits.source, desk, habits.own(habits.recipe(layer).recipe, layer))
 
 
 def _suspicious(scales: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -168,13 +173,20 @@ def _proposal(
 ) -> Proposal:
     before = layer_error(layer, habits.source, desk)
     after = layer_error(layer, habits.source, Overlay(desk, pieces))
-    reason = f"restored from the source ({habits.recipe(layer).recipe.name})"
+    reason = f"restored from the source ({_way(habits, layer)})"
     change = f"{count} {what}{'s' * (count > 1)} anew"
     edits = [Edit(*piece) for piece in pieces]
     return Proposal(
         finding.code, finding.tensor, Safety.RESTORED, reason, count, change, edits, (layer.name,),
         (_effect(layer.name, before, after),),
     )  # fmt: skip
+
+
+def _way(habits: Habits, layer: QuantizedLayer) -> str:
+    """The recipe's name, and how little of the sound bytes it gives where it is not the exporter's own."""
+    found = habits.recipe(layer)
+    told = found.looked > 0 and found.share < _OWN
+    return f"{found.recipe.name}, which gives {found.share:.0%} of the export's bytes" if told else found.recipe.name
 
 
 def _effect(name: str, before: ErrorSums, after: ErrorSums) -> Effect:

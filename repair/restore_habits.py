@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -14,18 +14,20 @@ from auditor.groups import fused_sets
 from auditor.layer import QuantizedLayer
 from quant import fp8
 from quant.errors import NumericError, RepairError
-from quant.floats import Floats, round_to
+from quant.floats import Floats, Word, round_to
 from quant.nvfp4 import Method
 from quant.quantised import Quantised
-from quant.scheme import GlobalScale
+from quant.scheme import GlobalScale, Scheme
 from repair.restore_pieces import Reader
-from repair.restore_recipes import Agreement, Choice, Recipe, candidates
+from repair.restore_recipes import Agreement, Choice, Recipe, candidates, searches
+from repair.restore_search import largest_range, steps_taken
 from repair.source import Source
 from repair.source_codes import WORDS, grid, scheme, step_rows, stored_rows, stored_scales
 
 _SAMPLE = 1 << 16  # weights of one layer that are compared
 _LAYERS = 12  # layers of one layout that are compared
 _SMALL = 1 << 26  # weights of a set that are read whole only to find a habit
+_PLAIN = 0.995  # share of bytes from which on no range search is tried
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Habits:
     layers: Sequence[QuantizedLayer]
     choice: Choice = Choice.AUTO
     _recipes: dict[tuple[str, str], Agreement] = field(default_factory=dict)
+    _stops: dict[tuple[str, Recipe], int] = field(default_factory=dict)
+    _tops: dict[tuple[str, Recipe], np.float32] = field(default_factory=dict)
     _sets: dict[str, tuple[QuantizedLayer, ...]] = field(default_factory=dict)
     _alike: dict[tuple[str, str], list[QuantizedLayer]] = field(default_factory=dict)  # by layout and leaf
     to_requantise: frozenset[str] | None = None  # layers that a finding asks to be made anew, once they are known
@@ -74,11 +78,58 @@ class Habits:
             alike = [other for other in self.layers if other.format is layer.format]
             picked = [alike[i] for i in sorted({int(i) for i in np.linspace(0, len(alike) - 1, 2 * _LAYERS)})]
             picked = sorted(picked, key=lambda one: one.codes.nbytes)[:_LAYERS]
-            tried = [Agreement(recipe) for recipe in candidates(scheme(layer), word, self.choice)]
-            for other in picked:
-                self._compare(other, tried)
-            self._recipes[key] = max(tried, key=lambda a: a.same)  # of equals the first
+            self._recipes[key] = self._shown(picked, scheme(layer), word)
         return self._recipes[key]
+
+    def _shown(self, picked: Sequence[QuantizedLayer], kind: Scheme, word: Word) -> Agreement:
+        """What these layers show, within the user's choice; range searches are tried where nothing else explains them.
+
+        Where least squares are asked for and the layers show amax, it is the least-squares sweep.
+        """
+        tried = self._tried(picked, candidates(kind, word, self.choice))
+        best = max(tried, key=lambda a: a.same)  # of equals the first
+        if self.choice is Choice.AMAX or best.share >= _PLAIN:
+            return best
+        more: list[Agreement] = []
+        for recipe in searches(kind, word, self.source.observers):
+            more += self._tried(picked, (recipe,))
+            if more[-1].share >= _PLAIN:
+                break
+        if self.choice is Choice.MSE and more:
+            plain = self._tried(picked, candidates(kind, word, Choice.AMAX))
+            if max(a.same for a in plain) > max(a.same for a in (*tried, *more)):
+                return best
+        return max((*tried, *more), key=lambda a: a.same)
+
+    def _tried(self, picked: Sequence[QuantizedLayer], recipes: Sequence[Recipe]) -> list[Agreement]:
+        tried = [Agreement(recipe) for recipe in recipes]
+        for layer in picked:
+            self._compare(layer, tried)
+        return tried
+
+    def own(self, recipe: Recipe, layer: QuantizedLayer) -> Recipe:
+        """The recipe as it goes for one layer: a range search ends where no block of the whole weight gained any more.
+
+        Raises RepairError when the source lacks the layer or is not finite.
+        """
+        if recipe.search is None:
+            return recipe
+        key = (layer.name, recipe)
+        if key not in self._stops:
+            self._stops[key] = steps_taken(self.source, layer, recipe)
+        return replace(recipe, stop=self._stops[key])
+
+    def top(self, recipe: Recipe, layers: Sequence[QuantizedLayer]) -> np.float32:
+        """The amax that a recipe's global scale speaks of: of the weights, or of what a range search left of them.
+
+        Raises RepairError when the source lacks a layer or is not finite.
+        """
+        if recipe.search is None:
+            return self.source.amax(layers)
+        for layer in layers:
+            if (layer.name, recipe) not in self._tops:
+                self._tops[layer.name, recipe] = largest_range(self.source, layer, self.own(recipe, layer))
+        return max((self._tops[layer.name, recipe] for layer in layers), default=np.float32(0))
 
     def shared(self, layer: QuantizedLayer) -> tuple[QuantizedLayer, ...]:
         """The layers whose common amax this one's scale stands for.
@@ -160,7 +211,7 @@ class Habits:
         same = 0
         if wide is not None:
             small = sum(math.prod(grid(m)) for m in self.members(layer)) <= _SMALL
-            made = recipe.global_scale(kind, self.source.amax(self.members(layer))) if small else None
+            made = recipe.global_scale(kind, self.top(recipe, self.members(layer))) if small else None
             same += int(made is not None and made.reshape(()) == wide.reshape(()))
             total += 1
             amax = self.amax(recipe, layer, wide) if small else recipe.amax(kind, wide)
@@ -170,7 +221,7 @@ class Habits:
             if kind.scale is None and kind.block == (0, 0):
                 ours = recipe.under(w, kind, stored.scales, None)
             else:
-                ours = held(recipe.quantise(w, kind, amax, wide), layer, w, recipe)
+                ours = held(self.own(recipe, layer).quantise(w, kind, amax, wide), layer, w, recipe)
         except NumericError:
             return same, total
         values = kind.element.values

@@ -7,6 +7,7 @@ bytes is used.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -23,6 +24,7 @@ from quant.nvfp4 import Method
 from quant.quantised import Quantised
 from quant.rounding import Rule
 from quant.scheme import NVFP4, GlobalScale, Scheme
+from quant.shrink import EXPANDED, Search, shrunk_amax
 from quant.sweep import sweep
 
 Scales = NDArray[np.uint8] | NDArray[np.float32]
@@ -45,7 +47,8 @@ class Recipe:
 
     ``method``: NVFP4's choice of block scales; ``word``: precision of the exporter's quotients; ``converted``: a file
     that divides was made from one that multiplies, by inverting the global scale; ``scale_rule`` and ``code_rule``:
-    MXFP4 and MXFP8.
+    MXFP4 and MXFP8; ``search``: the range search that a block's amax went through first, and after how many steps it
+    ended (``stop``, None for all of them).
     """
 
     name: str
@@ -54,6 +57,14 @@ class Recipe:
     converted: bool = False
     scale_rule: ScaleRule = ScaleRule.CEIL
     code_rule: Rule = Rule.NEGATIVE
+    search: Search | None = None
+    stop: int | None = None
+
+    def block_amax(self, w: Floats, size: int) -> NDArray[np.float32]:
+        """What the scale of each block of ``size`` is made from, float32 [..., K / size]; ``w`` finite."""
+        if self.search is None:
+            return rounding.block_amax(w, size)
+        return shrunk_amax(w, self.search, size, self.word, self.stop)[0]
 
     def global_scale(self, scheme: Scheme, amax: np.float32) -> NDArray[np.float32] | None:
         """The second-level scale of a set whose largest magnitude is ``amax``, float32 []; None where there is none."""
@@ -120,7 +131,7 @@ class Recipe:
             return sweep(w, np.asarray(amax, np.float32)).codes
         if self.method is Method.FOUR_OVER_SIX:
             return nvfp4.quantise(w, amax, method=self.method, scheme=scheme).scales.astype(np.uint8, copy=False)
-        top = rounding.block_amax(w, scheme.block[0])
+        top = self.block_amax(w, scheme.block[0])
         if scheme.global_scale is GlobalScale.DIVIDE:
             return nvfp4.divide_scales(top, wide, self.word)
         if self.method is Method.STATIC:
@@ -157,6 +168,21 @@ def candidates(scheme: Scheme, word: Word, choice: Choice = Choice.AUTO) -> tupl
         return amax[:1] if scheme.global_scale is GlobalScale.MULTIPLY else amax
     four = () if scheme.global_scale is GlobalScale.DIVIDE else (Recipe("four over six", Method.FOUR_OVER_SIX),)
     return {Choice.AUTO: amax + mse + four, Choice.AMAX: amax, Choice.MSE: mse}[choice]
+
+
+def searches(scheme: Scheme, word: Word, declared: Iterable[Search] = ()) -> tuple[Recipe, ...]:
+    """The range searches of llm-compressor's MSE observers, those that a config declares first; slow to try.
+
+    Nothing where the scheme is not compressed-tensors' NVFP4.
+    """
+    if scheme.global_scale is not GlobalScale.DIVIDE or scheme.block != (16,):
+        return ()
+    known = {Search(): "mse observer", EXPANDED: "mse observer, expanded range"}
+    told = {one: known.get(one, "mse observer, settings of the config") for one in declared}
+    told |= {one: name for one, name in known.items() if one not in told}
+    told |= {replace(one, rounded=True): f"{name}, rounded" for one, name in told.items() if one.expand == 1}
+    kinds = dict.fromkeys((word, Word.FLOAT32))
+    return tuple(Recipe(f"{name}, in {w}", word=w, search=one) for w in kinds for one, name in told.items())
 
 
 def _without_global(scheme: Scheme, word: Word) -> tuple[Recipe, ...]:

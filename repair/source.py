@@ -20,6 +20,7 @@ from quant.errors import NumericError, RepairError
 from quant.floats import Floats, Word, largest, widen, words
 from repair.names import Matrix, Names, Region
 from repair.names_tables import INTERLEAVED
+from repair.restore_observers import declared
 from repair.restore_pieces import Files
 from repair.source_codes import WORDS, Lines, grid, native, read_lines, step_rows, stored_rows
 
@@ -43,6 +44,7 @@ class Source:
         Raises CheckpointError when there is nothing to read.
         """
         self.checkpoint = open_checkpoint(path)
+        self.observers = declared(checkpoint.config)
         self.files = Files(self.checkpoint)
         found = recognise(self.checkpoint.tensors.values())
         self._plain = {ref.name: ref for ref in self.checkpoint.tensors.values()}

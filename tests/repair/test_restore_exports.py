@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 from auditor.formats.base import Role
 from quant.errors import RepairError
 from quant.floats import widen
+from quant.shrink import Search
 from repair.measure_error import change, layer_error
 from repair.restore_evidence import require_source, saturation
 from repair.restore_pieces import Overlay, Piece, read_array
@@ -33,6 +34,7 @@ SOUND = {
     "llama_mxfp4": (LLAMA, "amax, ceil, ties_down"),
     "llama_mxfp8": (LLAMA, "amax, ceil"),
     "llmc_llama_nvfp4": (LLAMA, "amax, quotients in bfloat16"),
+    "llmc_llama_nvfp4_mse": (LLAMA, "mse observer, in bfloat16"),
     "llmc_llama_fp8": (LLAMA, "amax, quotients in bfloat16"),
     "llmc_llama_fp8_block": (LLAMA, "amax, quotients in bfloat16"),
     "llmc_llama_mxfp4": (LLAMA, "amax, nearest, negative"),
@@ -73,14 +75,41 @@ def test_mse_where_two_scales_lose_the_same():
         assert other <= 2  # 1 of 1 000 layers' blocks; the rest are equal
 
 
-def test_a_grid_search_of_another_kind_is_not_reproduced():
-    """llm-compressor's MSE observer shrinks the range step by step: 0.47's 126 scales are not among its choices."""
-    with pair("llmc_llama_nvfp4_mse", LLAMA) as both:
+OBSERVED = "llmc_llama_nvfp4_mse"
+
+
+def test_a_range_search_found_in_the_bytes_alone():
+    """The config names llm-compressor's observer; without it, and when amax is asked for, the bytes speak."""
+    with pair(OBSERVED, LLAMA) as both:
+        assert both.source.observers == (Search(),)
+        both.source.observers = ()
         layer = both.layer("o_proj")
-        assert both.habits.recipe(layer).share < 0.9
-        assert require_source(layer, both.habits).share == 1.0  # but it is its source
+        found = both.habits.recipe(layer)
+        assert (found.recipe.name, found.share) == ("mse observer, in bfloat16", 1.0)
+    with pair(OBSERVED, LLAMA, Choice.AMAX) as both:
+        assert both.habits.recipe(both.layer("o_proj")).share < 0.9
+
+
+def test_least_squares_asked_of_an_amax_export_are_the_sweeps():
+    """No range search made it: the plan's recipe is the sweep, and it loses less than the export."""
+    with pair("llmc_llama_nvfp4", LLAMA, Choice.MSE) as both:
+        layer = both.layer("1.self_attn.o_proj")
+        assert both.habits.recipe(layer).recipe.name == "mse, quotients in bfloat16"
         told = change(layer, both.source, both.files, both.restorer.requantise([layer]))
-        assert told.after.mse < 1.2 * told.before.mse
+        assert told.after.mse < 0.8 * told.before.mse
+
+
+def test_single_blocks_of_a_range_search():
+    """Under a global scale made from a shrunk amax no block counts as saturated: lost blocks alone come back."""
+    with pair(OBSERVED, LLAMA) as both:
+        for layer in both.recognised.layers:
+            own = both.habits.own(both.habits.recipe(layer).recipe, layer)
+            assert not saturation(layer, both.source, both.files, own).count
+            hurt = Overlay(both.files, [Piece(layer.codes, 24, b"\x77" * 8), Piece(layer.scales, 3, b"\x7f")])
+            both.habits.reader = hurt
+            pieces = list(both.restorer.blocks(layer, [3]))
+            assert sum(len(p.new) for p in pieces) == 9
+            assert_equal(layer, Overlay(hurt, pieces), both.files)
 
 
 def test_four_ways_to_lose_a_block():
