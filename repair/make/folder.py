@@ -127,7 +127,7 @@ class _Growing:
     """The unfinished folder."""
 
     def __init__(self, job: Job, target: Path, work: Path, fs: Fs) -> None:
-        self._job, self._target, self._work, self._fs = job, target, work, fs
+        self._job, self._target, self._work, self.fs = job, target, work, fs
         self._made = Made(target)
         self._done: dict[str, list[Row]] = {}
 
@@ -135,11 +135,11 @@ class _Growing:
         """Note what is made; of a folder that was begun, what is finished.  RepairError when it was another job's."""
         identity = self._job.identity()
         path = self._work / NOTE
-        if self._fs.status(path) is not None:
+        if self.fs.status(path) is not None:
             self._expect_same(identity)
             self._done = {shard.name: rows for shard in self._job.shards if (rows := self._record(shard)) is not None}
             return
-        if strange := [name for name in self._fs.listdir(self._work) if name not in (_LOCK, NOTE + _PART)]:
+        if strange := [name for name in self.fs.listdir(self._work) if name not in (_LOCK, NOTE + _PART)]:
             self._expect_whole(strange[0])
             self._done = {shard.name: [] for shard in self._job.shards}
             return
@@ -169,7 +169,7 @@ class _Growing:
         raise RepairError(f"{self._work}: holds {strange}, but no {NOTE}: it is not an unfinished checkpoint of ours")
 
     def _size(self, name: str) -> int:
-        status = self._fs.status(self._work / name)
+        status = self.fs.status(self._work / name)
         return -1 if status is None else status.size
 
     def _content(self, name: str, length: int | None = None) -> bytes | None:
@@ -177,7 +177,7 @@ class _Growing:
         size = self._size(name)
         if size < (length or 0):
             return None
-        with Handle.reading(self._fs, self._work / name) as file:
+        with Handle.reading(self.fs, self._work / name) as file:
             return file.read(0, size if length is None else length)
 
     def _record(self, shard: NewShard) -> list[Row] | None:
@@ -198,7 +198,7 @@ class _Growing:
         self._made.nbytes, self._made.shards = sum(sizes.values()), len(sizes)
         left = sum(size for name, size in sizes.items() if name not in self._done)
         with naming(self._work.name, "cannot be looked at"):
-            free = self._fs.free(self._work)
+            free = self.fs.free(self._work)
         if left + _SLACK > free:
             raise RepairError(f"{self._target}: {left:,} bytes are to be written, but only {free:,} are free")
 
@@ -223,17 +223,17 @@ class _Growing:
         path = self._work / shard.name
         for name in (shard.name + _PART, shard.name, _record(shard)):
             self._remove(name)
-        rows = write_shard(self._fs, self._work / (shard.name + _PART), shard, jobs, tick)
+        rows = write_shard(self.fs, self._work / (shard.name + _PART), shard, jobs, tick)
         self._expect_unchanged()
         with naming(shard.name, "cannot be given its name"):
-            self._fs.rename(self._work / (shard.name + _PART), path)
-            self._fs.fsync_folder(self._work)
+            self.fs.rename(self._work / (shard.name + _PART), path)
+            self.fs.fsync_folder(self._work)
         self._put(_record(shard), json.dumps({"rows": [asdict(row) for row in rows]}).encode())
         return rows
 
     def finish(self) -> Made:
         """The other files, the index and the configuration; then the folder gets its name."""
-        fs, work = self._fs, self._work
+        fs, work = self.fs, self._work
         texts = {**self._index(), **self._job.texts}
         made = texts.keys() | {shard.name for shard in self._job.shards} | set(self._job.sources[0].names)
         self._made.carried = carry(fs, self._job.sources[0].root, work, made)
@@ -264,7 +264,7 @@ class _Growing:
 
     def _put(self, name: str, raw: bytes) -> None:
         """A small file, whole or not at all."""
-        fs = self._fs
+        fs = self.fs
         self._remove(name + _PART)
         with Handle.creating(fs, self._work / (name + _PART)) as file:
             file.write(0, raw)
@@ -274,9 +274,9 @@ class _Growing:
             fs.fsync_folder(self._work)
 
     def _remove(self, name: str) -> None:
-        if self._fs.status(self._work / name) is not None:
+        if self.fs.status(self._work / name) is not None:
             with naming(name, "cannot be removed"):
-                self._fs.unlink(self._work / name)
+                self.fs.unlink(self._work / name)
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
