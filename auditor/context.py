@@ -21,6 +21,9 @@ from quant.codes import E4M3, E8M0
 from quant.errors import CheckpointError
 
 
+Stamp = tuple[int, int, int, int]  # device, inode, size, time of last change in nanoseconds
+
+
 @dataclass
 class Context:
     """One scan's evidence.  Statistics are None where the depth did not reach the tensor or reading failed."""
@@ -34,6 +37,7 @@ class Context:
     _files: dict[str, LocalFile] = field(default_factory=dict)
     _blocks: dict[tuple[str, frozenset[Kind]], BlockReport | None] = field(default_factory=dict)
     _values: dict[str, list[float] | None] = field(default_factory=dict)
+    stamps: dict[str, Stamp] = field(default_factory=dict)  # of the shards, before anything was read
     sound_amaxes: dict[str, list[float]] = field(default_factory=dict)  # kept by `peers`: a set is asked for often
 
     @property
@@ -95,6 +99,10 @@ class Context:
         if ref.name not in self._values:
             self._values[ref.name] = self._decoded(ref)
         return self._values[ref.name]
+
+    def recall(self, earlier: Context, tensors: Iterable[str]) -> None:
+        """Take over what an earlier scan decoded of tensors that are the same since."""
+        self._values.update((name, earlier._values[name]) for name in tensors if name in earlier._values)
 
     def _decoded(self, ref: TensorRef) -> list[float] | None:
         raw = self.raw(ref)

@@ -13,8 +13,9 @@ from auditor.context import Context
 from auditor.declared import read_declared
 from auditor.finding import Finding, Skipped
 from auditor.formats.base import SCALE_ROLES, Role
+from auditor.known import Known, stamp
 from auditor.layer import QuantizedLayer, Recognised, recognise
-from auditor.measure import Progress, Task, run
+from auditor.measure import Measured, Progress, Task, run
 from auditor.probes import CHUNK, Probe
 from auditor.rows import Rows, layer_rows, tensor_rows
 from auditor.rule import CheckpointRule, GroupRule, LayerRule, Rule, all_rules
@@ -54,15 +55,25 @@ def examine(
     executor: Executor | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
+    known: Known | None = None,
 ) -> tuple[Context, Audit]:
     """As `scan`, with the evidence beside the result: a repair is planned from both.
 
-    The context opens files again when it is asked for bytes: close it when done.
+    ``known``: an earlier scan, of which everything is kept that was measured on bytes that are the same; all rules
+    are run.  The context opens files again when it is asked for bytes: close it when done.
     """
     checkpoint = open_checkpoint(path)
+    stamps = {name: found for name, shard in checkpoint.shards.items() if (found := stamp(shard.path))}
     recognised = recognise(checkpoint.tensors.values())
-    measured = run(_work(checkpoint, recognised, depth), executor, jobs, progress)
-    ctx = Context(checkpoint, recognised, read_declared(checkpoint), depth, measured)
+    work, kept = _work(checkpoint, recognised, depth), Measured()
+    if known is not None and known.ctx.depth is depth:
+        then = known.ctx.recognised
+        kept = known.keep(work, checkpoint, lambda ref: plan_task(ref, then, depth))
+    measured = run(work, executor, jobs, progress)
+    measured.stats.update(kept.stats)
+    ctx = Context(checkpoint, recognised, read_declared(checkpoint), depth, measured, stamps=stamps)
+    if known is not None:
+        ctx.recall(known.ctx, kept.stats)
     findings: list[Finding] = []
     errors: list[InternalError] = []
     unreadable: dict[str, str] = {}

@@ -10,7 +10,6 @@ from auditor.audit import LayerRow, TensorRow
 from auditor.context import Context
 from auditor.formats.base import Role
 from auditor.layer import QuantizedLayer
-from quant.codes import E4M3
 
 T = TypeVar("T")
 
@@ -80,8 +79,7 @@ def _layer_row(layer: QuantizedLayer, ctx: Context) -> LayerRow:
     stats = ctx.byte_stats(layer.scales)
     floats = ctx.float_stats(layer.scales)
     low = high = None
-    if stats is not None and stats.high >= 0:
-        code = layer.format.scale or E4M3
+    if stats is not None and stats.high >= 0 and (code := layer.format.scale) is not None:  # else only its bytes
         low, high = float(code.values[stats.low]), float(code.values[stats.high])
     elif floats is not None and floats.high > 0:
         low, high = floats.low, floats.high

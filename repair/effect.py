@@ -68,7 +68,7 @@ class Tally:
     def __init__(self, most: int = MEASURED) -> None:
         """No thread is started yet."""
         self._left = most
-        self._threads = min(_THREADS, os.cpu_count() or 1)
+        self._threads = max(1, min(_THREADS, (os.cpu_count() or 1) - 1))
         self._room = threading.Semaphore(self._threads * _AHEAD)
         self._pool: ThreadPoolExecutor | None = None
 

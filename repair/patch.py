@@ -109,6 +109,14 @@ class Plan:
         return sorted({p.file for p in self.patches} | {t.file for t in self.texts})
 
     @property
+    def ranges(self) -> dict[str, list[tuple[int, int]]]:
+        """By shard, which bytes the patches cover: [start, end), ascending, disjoint."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for patch in self.patches:
+            found.setdefault(patch.file, []).append((patch.offset, patch.end))
+        return found
+
+    @property
     def nbytes(self) -> int:
         """Bytes that the patches cover."""
         return sum(p.length for p in self.patches)

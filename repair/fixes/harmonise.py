@@ -221,7 +221,7 @@ def _edits(desk: Desk, members: Sequence[QuantizedLayer], changing: Sequence[Mem
             for blocks in pick(desk, layer, geometry, lambda s, m=member: (m.table[s] == 0) & _POSITIVE[s]):  # type: ignore[misc]
                 here = blocks.where(~blocks.zeros & (blocks.flat >= first) & (blocks.flat < last))
                 yield from zero_codes(layer, geometry, here.flat)
+        table = member.table.tobytes()
         for at, length in pieces(last - first, _STEP):
-            old = np.frombuffer(desk.read(layer.scales, first + at, length), np.uint8)
-            yield Edit(layer.scales, first + at, member.table[old].tobytes())
+            yield Edit(layer.scales, first + at, desk.read(layer.scales, first + at, length).translate(table))
         yield Edit(ref, member.expert * ref.itemsize, raw)

@@ -21,6 +21,7 @@ from reports.settings import load
 if TYPE_CHECKING:
     from auditor.audit import Audit
     from auditor.context import Context
+    from auditor.known import Known
     from auditor.rule import Rule
     from repair.apply import Proof
     from repair.build import Built, SourceFixes
@@ -81,15 +82,14 @@ class Job:
 
         return SourceFixes(self.source, self.method, ctx)
 
-    def _scan(self, path: str) -> tuple[Context, Audit]:
+    def _scan(self, path: str, known: Known | None = None) -> tuple[Context, Audit]:
         from auditor.engine import examine
 
         if self.progress:
             self.progress.begin()
         try:
-            found = examine(
-                path, depth=choices.depth(self.depth), rules=self.rules, jobs=self.jobs, progress=self.progress
-            )
+            depth = choices.depth(self.depth)
+            found = examine(path, depth=depth, rules=self.rules, jobs=self.jobs, progress=self.progress, known=known)
         finally:
             if self.progress:
                 self.progress.clear()
@@ -120,6 +120,7 @@ class Job:
         return Exit.FINDINGS if any(f.severity is Severity.ERROR for f in audit.findings) else Exit.CLEAN
 
     def _carry_out(self, ctx: Context, audit: Audit, built: Built, plan: Plan) -> Done:
+        from auditor.known import Known
         from reports.repairtext import Done
 
         start = time.monotonic()
@@ -127,9 +128,11 @@ class Job:
         entry = proof = ""
         if self.out is not None:
             proof = repairplan.copy(root, built, plan, self.out)
+            _, after = self._scan(str(self.out))
         else:
+            settled = repairplan.settle(root)  # changes bytes that no plan speaks of
             entry, proof = repairplan.carry_out(root, plan, self.proof)
-        _, after = self._scan(str(self.out) if self.out is not None else self.checkpoint)
+            _, after = self._scan(self.checkpoint, None if settled else Known(ctx, plan.ranges))
         before = {(f.code, f.tensor) for f in audit.findings}
         now = {(f.code, f.tensor) for f in after.findings}
         return Done(

@@ -15,21 +15,22 @@ if TYPE_CHECKING:
     from repair.patch import Plan
 
 
-def settle(root: Path) -> None:
-    """Settle what an interrupted repair left, and say so; RepairError when it cannot be."""
+def settle(root: Path) -> bool:
+    """Settle what an interrupted repair left, and say so; whether there was any.  RepairError when it cannot be."""
     from repair.apply import Done, hot, recover
 
-    if hot(root) is not None:
-        outcome = recover(root)
-        if outcome.done is not Done.UNCHANGED:
-            say(outcome.message)
+    if hot(root) is None:
+        return False
+    outcome = recover(root)
+    if outcome.done is not Done.UNCHANGED:
+        say(outcome.message)
+    return True
 
 
 def carry_out(root: Path, plan: Plan, proof: Proof) -> tuple[str, str]:
-    """Carry a plan out in place; the entry's number and what was proven."""
+    """Carry a plan out in place, once all is settled; the entry's number and what was proven."""
     from repair.apply import apply
 
-    settle(root)
     outcome = apply(root, plan, proof)
     return str(outcome.entry or ""), outcome.proof
 
@@ -77,7 +78,7 @@ def apply_file(checkpoint: str, file: Path, proof: str, *, write: bool, color: b
     if not write:
         print_text(repairtext.unwritten(None), color)
         return Exit.FINDINGS if plan.touched else Exit.CLEAN
-    entry, proven = carry_out(root, plan, Proof(proof))
+    entry, proven = carry_out(root, plan, Proof(proof))  # settled above
     text = f"repaired: entry {entry}; {proven}" if entry else "nothing to repair: all new bytes are there already"
     print_text([(Span(text),)], color)
     return Exit.CLEAN

@@ -9,6 +9,7 @@ from pathlib import Path
 from auditor.audit import Audit, Depth
 from auditor.engine import examine
 from auditor.finding import Safety, Severity
+from auditor.known import Known
 from repair.apply import apply
 from repair.build import Built, build, plan
 from repair.content import piece_of
@@ -66,13 +67,24 @@ def planned(root: Path, options: Options = EVERYTHING, depth: Depth = Depth.FULL
 
 
 def mend(root: Path, options: Options = EVERYTHING, depth: Depth = Depth.FULL) -> Mended:
-    """Scan, plan, write, scan."""
+    """Scan, plan, write, scan: all of it, and only what was written, which must come to the same."""
     files = contents(root)
     before, built, made = planned(root, options, depth)
     if made.touched:
         apply(root, made)
     after = examine(root, depth=depth)[1]
+    again = examine(root, depth=depth, known=Known(built.desk.ctx, made.ranges))[1]
+    expect_same(after, again)
+    assert again.bytes_read <= after.bytes_read
     return Mended(before, after, built, made, files)
+
+
+def expect_same(full: Audit, again: Audit) -> None:
+    """Two audits say the same, but for how much was read."""
+    for name in ("findings", "skipped", "errors", "unread", "checked", "formats", "shards", "tensor_count"):
+        assert getattr(full, name) == getattr(again, name), name
+    for rows, others in ((full.tensors, again.tensors), (full.layers, again.layers)):
+        assert repr(list(rows)) == repr(list(others))  # of NaN, too, which equals nothing
 
 
 def expect_only_planned(mended: Mended, root: Path) -> None:

@@ -1,0 +1,74 @@
+"""What an earlier scan measured, for a scan of the same files after some of their bytes were changed."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from auditor.checkpoint import Checkpoint
+from auditor.context import Context, Stamp
+from auditor.measure import Measured, Task
+from auditor.tensorref import TensorRef
+
+Ranges = Sequence[tuple[int, int]]  # [start, end) in a file, ascending, disjoint
+
+
+@dataclass(frozen=True)
+class Known:
+    """An earlier scan's evidence, and by shard which bytes were written since."""
+
+    ctx: Context
+    changed: Mapping[str, Ranges]
+
+    def keep(
+        self,
+        work: dict[Path, list[Task]],
+        checkpoint: Checkpoint,
+        planned: Callable[[TensorRef], Task | None],
+    ) -> Measured:
+        """Take out of ``work`` every task that was done before on bytes that are the same; what it gave then.
+
+        ``planned``: how a tensor of the earlier scan was measured.  A shard that was not written must be the very
+        file of then, its time of last change included; of one that was, only the bytes that were not.
+        """
+        kept = Measured()
+        for name, shard in checkpoint.shards.items():
+            tasks = work.get(shard.path)
+            if not tasks or not self._same_file(name, shard.path):
+                continue
+            ranges = self.changed.get(name, ())
+            fresh = []
+            for task in tasks:
+                stats = self.ctx.measured.stats.get(task.tensor)
+                then = self.ctx.checkpoint.tensors.get(task.tensor)
+                alike = stats is not None and then is not None and then.shard == name and planned(then) == task
+                if stats is None or not alike or _hit(ranges, task.start, task.start + task.nbytes):
+                    fresh.append(task)
+                else:
+                    kept.stats[task.tensor] = stats
+            work[shard.path] = fresh
+        return kept
+
+    def _same_file(self, name: str, path: Path) -> bool:
+        then, now = self.ctx.stamps.get(name), stamp(path)
+        if then is None or now is None:
+            return False
+        return then == now if name not in self.changed else then[:3] == now[:3]
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Device, inode, size and time of last change of a file; None when it cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _hit(ranges: Ranges, start: int, end: int) -> bool:
+    """Whether a range reaches into [start, end)."""
+    place = bisect_right(ranges, (start, end))
+    return (place > 0 and ranges[place - 1][1] > start) or (place < len(ranges) and ranges[place][0] < end)

@@ -1,0 +1,81 @@
+"""A scan of what was changed since, against a scan of everything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from auditor.audit import Depth
+from auditor.context import Context
+from auditor.engine import examine
+from auditor.known import Known
+from tests.forge import make
+from tests.repair.mending import expect_same
+
+LAYOUT = "modelopt-nvfp4"
+SETTINGS = settings(max_examples=40, deadline=None, database=None, derandomize=True)
+
+
+def poke(path: Path, at: int, new: bytes, keep_time: bool = False) -> None:
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(new)
+    times = (before.st_atime_ns, before.st_mtime_ns + (0 if keep_time else 10**9))
+    os.utime(path, ns=times)
+
+
+def first(root: Path, shards: int = 1) -> tuple[Context, list[Path]]:
+    make(LAYOUT).write(root, shards)
+    ctx, _ = examine(root, depth=Depth.FULL)
+    ctx.close()
+    return ctx, sorted(root.glob("*.safetensors"))
+
+
+def again(root: Path, known: Known) -> int:
+    """Bytes that were read."""
+    audit = examine(root, depth=Depth.FULL, known=known)[1]
+    expect_same(examine(root, depth=Depth.FULL)[1], audit)
+    return audit.bytes_read
+
+
+@SETTINGS
+@given(st.data(), st.sampled_from((1, 2)))
+def test_only_what_was_written_is_measured_again(tmp_path_factory, data: st.DataObject, shards: int) -> None:
+    root = tmp_path_factory.mktemp("known")
+    ctx, paths = first(root, shards)
+    changed: dict[str, list[tuple[int, int]]] = {}
+    for ref in data.draw(st.lists(st.sampled_from(sorted(ctx.checkpoint.tensors.values())), max_size=3, unique=True)):
+        at = data.draw(st.integers(ref.start, ref.start + ref.nbytes - 1))
+        end = data.draw(st.integers(at + 1, min(at + 40, ref.start + ref.nbytes)))
+        poke(root / ref.shard, at, data.draw(st.sampled_from((b"\x7f", b"\x00", b"\xff"))) * (end - at))
+        changed.setdefault(ref.shard, []).append((at, end))
+    full = examine(root, depth=Depth.FULL)[1].bytes_read
+    assert again(root, Known(ctx, {name: sorted(spans) for name, spans in changed.items()})) < full
+    assert paths
+
+
+def test_a_shard_that_nobody_meant_to_write_is_measured_whole(tmp_path: Path) -> None:
+    ctx, (path,) = first(tmp_path)
+    ref = next(ref for ref in ctx.checkpoint.tensors.values() if ref.name.endswith("weight_scale"))
+    poke(path, ref.start, b"\x7f")
+    again(tmp_path, Known(ctx, {}))
+
+
+def test_another_file_in_its_place_is_measured_whole(tmp_path: Path) -> None:
+    ctx, (path,) = first(tmp_path)
+    ref = next(ref for ref in ctx.checkpoint.tensors.values() if ref.name.endswith("weight_scale"))
+    copy = tmp_path / "copy"
+    copy.write_bytes(path.read_bytes())
+    os.replace(copy, path)
+    poke(path, ref.start, b"\x7f", keep_time=True)
+    again(tmp_path, Known(ctx, {path.name: [(ref.start + 1, ref.start + 2)]}))
+
+
+def test_another_depth_measures_anew(tmp_path: Path) -> None:
+    make(LAYOUT).write(tmp_path)
+    ctx, _ = examine(tmp_path, depth=Depth.SCALARS)
+    again(tmp_path, Known(ctx, {}))
