@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice, product
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from auditor.layer import QuantizedLayer
-from auditor.tensorref import TensorRef
 from quant.errors import RepairError
-from repair.names_tables import FUSED, HALVES, TEXT_PREFIXES, synonyms
+from repair.names_matrix import Matrix, Region, inner, misfit, say
+from repair.names_spelling import has_text, likeness, spellings, split
+from repair.names_tables import BLENDED, FUSED, HALVES, STACKED, TEXT_PREFIXES, synonyms
 from repair.source_codes import Grid, grid
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """A weight of the source: a float tensor, or a quantised layer (``layer``) that can be read as floats.
-
-    ``shape``: [N, K] or [E, N, K]; of a float tensor as stored, of a quantised layer with the rows first.
-    """
-
-    name: str  # the module's name: without ".weight"
-    ref: TensorRef
-    shape: tuple[int, ...]
-    layer: QuantizedLayer | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Rows ``rows`` of slab ``slab`` of a source matrix: they become rows ``into`` of expert ``expert``."""
-
-    matrix: Matrix
-    slab: int
-    transposed: bool  # the slab is stored [K, N]
-    rows: range
-    expert: int
-    into: range
-
 
 Accept = Callable[[Matrix], bool]
 
@@ -59,8 +33,8 @@ class Names:
     def __post_init__(self) -> None:
         """Sort the source's names by their last parts."""
         for matrix in self.matrices.values():
-            self._tails.setdefault(_split(matrix.name)[1], []).append(matrix)
-        self._text = _has_text(self.ours), _has_text(self.matrices)
+            self._tails.setdefault(split(matrix.name)[1], []).append(matrix)
+        self._text = has_text(self.ours), has_text(self.matrices)
 
     def regions(self, layer: QuantizedLayer) -> tuple[Region, ...]:
         """The rows that make up the layer, in order; together they cover every expert's rows exactly once.
@@ -78,7 +52,8 @@ class Names:
         if not found and self._misfits:
             raise RepairError(f"{layer.codes.name}: {self._misfits[0]}")
         if not found:
-            raise RepairError(f"{layer.codes.name}: the source has no tensor of this name or of one that it maps to")
+            reason = self._blended(layer.name) or "the source has no tensor of this name or of one that it maps to"
+            raise RepairError(f"{layer.codes.name}: {reason}")
         if sum(len(region.into) for region in found) != shape.experts * shape.rows:
             named = ", ".join(sorted({region.matrix.ref.name for region in found}))
             raise RepairError(f"{layer.codes.name}: {named} do not make up its {shape.rows} rows")
@@ -93,31 +68,46 @@ class Names:
         exact = self.matrices.get(name)
         if exact is not None:
             if not accept(exact):
-                raise RepairError(_misfit(wanted, exact))
+                raise RepairError(misfit(wanted, exact))
             return exact
-        near = {m.name: m for spelling in _spellings(name) for m in self._tails.get(_split(spelling)[1], ())}
+        near = {m.name: m for spelling in spellings(name) for m in self._tails.get(split(spelling)[1], ())}
         free = [m for m in near.values() if m.name not in self.ours and self._kin(name, m.name)]
         fitting = [m for m in free if accept(m)]
         if not fitting:
-            self._misfits += [_misfit(wanted, m) for m in free]
+            self._misfits += [misfit(wanted, m) for m in free]
             return None
-        best = max(_likeness(name, m.name) for m in fitting)
-        chosen = [m for m in fitting if _likeness(name, m.name) == best]
+        best = max(likeness(name, m.name) for m in fitting)
+        chosen = [m for m in fitting if likeness(name, m.name) == best]
         if len(chosen) > 1:
             named = " and ".join(sorted(m.ref.name for m in chosen)[:2])
             raise RepairError(f"ambiguous: the source's {named} fit equally well")
         return chosen[0]
 
+    def _blended(self, name: str) -> str:
+        """Why a name is not found: one side keeps what the other splits in an order that no shape tells; or nothing."""
+        parent, _, leaf = name.rpartition(".")
+        for fused, parts in BLENDED.items():
+            others = (fused,) if leaf in parts else sorted(parts) if leaf == fused else ()
+            for other in others:
+                tails = {split(spelling)[1] for spelling in spellings(f"{parent}.{other}")}
+                held = next((m for tail in sorted(tails) for m in self._tails.get(tail, ())), None)
+                if held is not None:
+                    whole = held.ref.name if other == fused else "it"
+                    return (
+                        f"ambiguous: the source has {held.ref.name}; only the model knows the order of rows in {whole}"
+                    )
+        return ""
+
     def _kin(self, name: str, other: str) -> bool:
         """Whether two prefixes may mean one model: a text model's never means another's beside it."""
-        mine, theirs = (_split(n)[0] in TEXT_PREFIXES for n in (name, other))
+        mine, theirs = (split(n)[0] in TEXT_PREFIXES for n in (name, other))
         return mine == theirs or not (self._text[1] if mine else self._text[0])
 
     def _whole(self, layer: QuantizedLayer, shape: Grid) -> list[Region]:
         """The same weight under the same name, or one that only its prefix or a synonym tells apart."""
         if len(layer.codes.shape) == 2 and layer.format.axis == -1:
             return self._plain(layer.name, shape, 0, range(shape.rows))
-        found = self.find(layer.name, lambda m: self._slabs(m, shape), _say(shape))
+        found = self.find(layer.name, lambda m: self._slabs(m, shape), say(shape))
         if found is None:
             return []
         turned = self._turned(found, shape)
@@ -125,7 +115,7 @@ class Names:
         return [Region(found, e, turned, everything, e, everything) for e in range(shape.experts)]
 
     def _plain(self, name: str, shape: Grid, expert: int, into: range) -> list[Region]:
-        found = self.find(name, lambda m: m.shape == (len(into), shape.columns), _say(shape, len(into)))
+        found = self.find(name, lambda m: m.shape == (len(into), shape.columns), say(shape, len(into)))
         return [Region(found, 0, False, range(len(into)), expert, into)] if found else []
 
     def _experts(self, layer: QuantizedLayer, shape: Grid) -> list[Region]:
@@ -136,8 +126,17 @@ class Names:
         found: list[Region] = []
         for e in range(shape.experts):
             for part, into in self._cuts(leaf, shape.rows):
-                found += self._plain(f"{head}.{e}.{part}", shape, e, into)
+                apart = self._plain(f"{head}.{e}.{part}", shape, e, into)
+                found += apart or self._third(f"{head}.{part}", shape, e, into)
         return found
+
+    def _third(self, name: str, shape: Grid, expert: int, into: range) -> list[Region]:
+        """One expert's slab of a 3-D tensor that holds one part of a fused one."""
+        part = Grid(shape.experts, len(into), shape.columns)
+        if part.rows == shape.rows:
+            return []
+        found = self.find(name, lambda m: self._slabs(m, part, expert), say(part))
+        return [Region(found, expert, self._turned(found, part), range(part.rows), expert, into)] if found else []
 
     def _cuts(self, leaf: str, rows: int) -> Iterator[tuple[str, range]]:
         """The parts of a fused 3-D tensor and the rows of each."""
@@ -159,6 +158,8 @@ class Names:
         head, _, number = parent.rpartition(".")
         if number.isdecimal() and head.endswith("experts"):
             return self._slab(head, int(number), leaf, shape)
+        if leaf.isdecimal():
+            return self._stacked(parent, int(leaf), shape)
         for fused in FUSED:
             for spelling in (leaf, *synonyms(leaf)):
                 if spelling in fused.parts:
@@ -169,7 +170,7 @@ class Names:
 
     def _slab(self, head: str, expert: int, leaf: str, shape: Grid) -> list[Region]:
         for spelling in (leaf, *synonyms(leaf)):
-            single = self.find(f"{head}.{spelling}", lambda m: self._slabs(m, shape, expert), _say(shape))
+            single = self.find(f"{head}.{spelling}", lambda m: self._slabs(m, shape, expert), say(shape))
             if single is not None:
                 turned = self._turned(single, shape)
                 return [Region(single, expert, turned, range(shape.rows), 0, range(shape.rows))]
@@ -180,9 +181,24 @@ class Names:
                         return found
         return []
 
+    def _stacked(self, parent: str, expert: int, shape: Grid) -> list[Region]:
+        """An expert's layer from a 2-D matrix of all experts [E * inner, hidden], where it may lie transposed."""
+        head, _, leaf = parent.rpartition(".")
+        if leaf not in STACKED:
+            return []
+        found = self.find(f"{head}.{STACKED[leaf]}", lambda m: inner(m, shape, expert) > 0, say(shape))
+        if found is None:
+            return []
+        if shape.rows == shape.columns:
+            raise RepairError(f"ambiguous: an expert of the source's {found.ref.name} is square")
+        high = inner(found, shape, expert)
+        slabs = replace(found, shape=(found.shape[0] // high, high, found.shape[1]))
+        everything = range(shape.rows)
+        return [Region(slabs, expert, high != shape.rows, everything, 0, everything)]
+
     def _half(self, head: str, expert: int, fused: str, number: int, shape: Grid) -> list[Region]:
         double = Grid(shape.experts, shape.rows * 2, shape.columns)
-        found = self.find(f"{head}.{fused}", lambda m: self._slabs(m, double, expert), _say(double))
+        found = self.find(f"{head}.{fused}", lambda m: self._slabs(m, double, expert), say(double))
         if found is None:
             return []
         turned = self._turned(found, double)
@@ -196,14 +212,14 @@ class Names:
         if 0 in heights:
             return []
         total = sum(heights)
-        found = self.find(f"{parent}.{fused}", lambda m: m.shape == (total, shape.columns), _say(shape, total))
+        found = self.find(f"{parent}.{fused}", lambda m: m.shape == (total, shape.columns), say(shape, total))
         if found is None:
             return []
         first = sum(heights[:index])
         return [Region(found, 0, False, range(first, first + shape.rows), 0, range(shape.rows))]
 
     def _height(self, parent: str, leaf: str) -> int:
-        return next((self.heights[n] for n in _spellings(f"{parent}.{leaf}") if n in self.heights), 0)
+        return next((self.heights[n] for n in spellings(f"{parent}.{leaf}") if n in self.heights), 0)
 
     def _split_source(self, layer: QuantizedLayer, shape: Grid) -> list[Region]:
         """A fused 2-D matrix from a source that keeps its parts apart."""
@@ -212,9 +228,7 @@ class Names:
         found: list[Region] = []
         first = 0
         for part in parts:
-            one = self.find(
-                f"{parent}.{part}", lambda m: len(m.shape) == 2 and m.shape[1] == shape.columns, _say(shape)
-            )
+            one = self.find(f"{parent}.{part}", lambda m: len(m.shape) == 2 and m.shape[1] == shape.columns, say(shape))
             if one is None:
                 return []
             rows = range(one.shape[0])
@@ -245,42 +259,3 @@ class Names:
         # gate_up is [2I, H] or [H, 2I] and down [H, I] or [I, H]: the square one's side is H.
         side = 2 if leaf == "down_proj" else 1
         return other.shape[side] != shape.rows
-
-
-def _split(name: str) -> tuple[str, str]:
-    """(prefix, tail): the tail begins at the part before the first number, or is the last part."""
-    parts = name.split(".")
-    first = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts))
-    start = max(first - 1, 0)
-    return ".".join(parts[:start]), ".".join(parts[start:])
-
-
-def _has_text(names: Iterable[str]) -> bool:
-    return any(prefix in TEXT_PREFIXES and "." in tail for prefix, tail in map(_split, names))
-
-
-def _spellings(name: str) -> Iterator[str]:
-    """The name, then the ways to write it with synonyms; no more than 64, whatever a file calls its tensors."""
-    choices = [(part, *synonyms(part)) for part in name.split(".")]
-    return (".".join(parts) for parts in islice(product(*choices), 64))
-
-
-def _likeness(name: str, other: str) -> tuple[int, int, int]:
-    """How well two names with one tail agree: equal parts at the end of the prefix, one model's text, same words."""
-    (mine, tail), (theirs, their_tail) = _split(name), _split(other)
-    text = int(mine in TEXT_PREFIXES and theirs in TEXT_PREFIXES)
-    same = 0
-    for a, b in zip(reversed(mine.split(".")), reversed(theirs.split(".")), strict=False):
-        if a != b or not a:
-            break
-        same += 1
-    return text, same, int(tail == their_tail)
-
-
-def _say(shape: Grid, rows: int = 0) -> str:
-    slabs = f"{shape.experts} x " if shape.experts > 1 else ""
-    return f"{slabs}[{rows or shape.rows}, {shape.columns}]"
-
-
-def _misfit(wanted: str, found: Matrix) -> str:
-    return f"needs a source of shape {wanted}, but {found.ref.name} has {list(found.shape)}"

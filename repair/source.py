@@ -18,7 +18,8 @@ from auditor.layer import QuantizedLayer, Recognised, recognise
 from auditor.tensorref import TensorRef
 from quant.errors import NumericError, RepairError
 from quant.floats import Floats, Word, largest, widen, words
-from repair.names import Matrix, Names, Region
+from repair.names import Names
+from repair.names_matrix import Matrix, Region
 from repair.names_tables import INTERLEAVED
 from repair.restore_observers import declared
 from repair.restore_pieces import Files
