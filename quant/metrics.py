@@ -51,10 +51,14 @@ class ErrorSums:
 
     @property
     def sqnr(self) -> float:
-        """Signal to quantisation noise in dB: 10 log10(Σw² / Σ(w-v)²); inf where the error is 0, -inf for Σw² = 0."""
+        """Signal to quantisation noise in dB: 10 log10(Σw² / Σ(w-v)²); inf where the error is 0.
+
+        -inf where the ratio is 0: for Σw² = 0, and for an infinite error.  NaN where a sum is.
+        """
         if self.squared == 0:
             return math.inf
-        return 10 * math.log10(self.source / self.squared) if self.source else -math.inf
+        ratio = self.source / self.squared
+        return 10 * math.log10(ratio) if ratio else -math.inf
 
     @property
     def relative(self) -> float:

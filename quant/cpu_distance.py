@@ -1,0 +1,260 @@
+"""Two weights against each other in Numba: both are dequantised in the first cache and never stored.
+
+One thread works on one call; the callers run several.  The order of the float64 sums is the compiler's: the same
+machine gives the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from quant import blocks
+from quant import cpu_vectors as vectors
+from quant.cpu_error import _add, _decode_bytes, _decode_pairs, _largest, _widen
+from quant.distance import ROUNDING, Distance, Operand, Spot
+from quant.errors import NumericError
+from quant.floats import LAYOUT, Floats, Word, flat_words
+from quant.metrics import ErrorSums
+from quant.quantised import Quantised
+
+_CHUNK = 2048  # elements at a time: all of a step stays in the first cache
+_HALF, _FULL, _PAIRS, _BYTES = 0, 1, 2, 3  # words of 16 and 32 bits, two codes a byte, one code a byte
+
+
+class _Side(NamedTuple):
+    """An operand as the kernel takes it; what a kind does not use is empty."""
+
+    kind: int
+    raw: NDArray[np.uint8]
+    first: int
+    stride: int
+    layout: tuple[np.uint32, np.uint32, np.float32, np.uint32]
+    step: NDArray[np.float32]
+    row_steps: NDArray[np.intp]
+    width: int
+    values: NDArray[np.float32]
+    gain: NDArray[np.float32]
+
+
+def distance(a: Operand, b: Operand, block: tuple[int, int], keep: int) -> Distance:
+    """See ``distance.distance``."""
+    rows, columns = b.shape
+    if not rows or not columns:
+        return Distance()
+    sums, counts = np.zeros(5, np.float64), np.zeros(5, np.int64)
+    errors, spots = np.zeros(keep, np.float64), np.zeros((keep, 2), np.int64)
+    high, width = min(block[0], rows), min(block[1], columns)
+    if width % 16 and any(isinstance(x.weights, Quantised) and x.weights.scheme.packed for x in (a, b)):
+        raise NumericError(f"packed codes cannot be cut into blocks of {width} columns")
+    _distance(_side(a), _side(b), rows, columns, high, width, sums, counts, errors, spots)
+    blocks_, exact, rounding, incomparable, broken = (int(x) for x in counts)
+    total = ErrorSums(rows * columns - incomparable, *(float(x) for x in sums))
+    found = zip(errors, spots, strict=True)
+    listed = tuple(Spot(float(e), int(at[0]), int(at[1])) for e, at in found if e > 0)
+    return Distance(total, blocks_, exact, rounding, incomparable, broken, listed)
+
+
+def identical(a: Floats, b: Floats) -> bool:
+    """See ``distance.identical``."""
+    word, flat = flat_words(a)
+    infinity = {Word.FLOAT32: 0x7F800000, Word.BFLOAT16: 0x7F80, Word.FLOAT16: 0x7C00}[word]
+    mine, other = (_plain(x).view(flat.dtype) for x in (flat, flat_words(b)[1]))
+    return bool(_identical(mine, other, flat.dtype.type(infinity)))
+
+
+_NO_BYTES, _NO_FLOATS = np.zeros((1, 1), np.float32), np.zeros(0, np.float32)
+_NO_INDEX = np.zeros(1, np.intp)
+
+
+def _side(operand: Operand) -> _Side:
+    held, rows = operand.weights, operand.rows
+    gain = _NO_FLOATS if operand.gain is None else np.require(operand.gain, np.float32, ["C", "W"])
+    if not isinstance(held, Quantised):
+        word, flat = flat_words(held)
+        kind = _FULL if word is Word.FLOAT32 else _HALF
+        rest = (LAYOUT[word], _NO_BYTES, _NO_INDEX, 1, _NO_FLOATS)
+        return _Side(kind, _plain(flat), rows.start, rows.step, *rest, gain)
+    kind = _PAIRS if held.scheme.packed else _BYTES
+    values = held.scheme.element.values
+    shape = (held.stored.shape[0], operand.shape[1])
+    block, step = held.scheme.block, held.steps()
+    blocks.require_fit(step.shape, shape, block)
+    table = np.require(step, requirements=["C", "W"]).reshape(-1, step.shape[-1])
+    index, width = blocks.scale_rows(step.shape, shape, block), block[-1] or shape[-1]
+    codes = (LAYOUT[Word.FLOAT32], table, index, width, values.copy())
+    return _Side(kind, _plain(held.stored), rows.start, rows.step, *codes, gain)
+
+
+def _plain(raw: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes in one row, read-only as a file's are: the kernel is compiled once, whoever owns the memory."""
+    flat = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
+    flat.flags.writeable = False
+    return flat
+
+
+@nb.njit(nogil=True, cache=True)
+def _identical(a, b, infinity):  # type: ignore[no-untyped-def]
+    for first in range(0, a.size, 4096):
+        differ, top = a[0] & 0, a[0] & 0
+        for j in range(first, min(first + 4096, a.size)):
+            differ |= a[j] ^ b[j]
+            top = max(top, a[j] & infinity)
+        if differ != 0 or top == infinity:
+            return False
+    return True
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _load(side, r, c, n, columns, bits, w):  # type: ignore[no-untyped-def]
+    """Values of columns ``c`` to ``c + n`` of row ``r`` into ``w``, whose bits are ``bits``."""
+    row = side.first + r * side.stride
+    at = row * columns + c
+    if side.kind == 0:
+        _widen(side.raw[2 * at : 2 * (at + n)].view(np.uint16), side.layout, n, bits, w)
+    elif side.kind == 1:
+        _widen(side.raw[4 * at : 4 * (at + n)].view(np.uint32), side.layout, n, bits, w)
+    elif side.kind == 2:
+        step = side.step[side.row_steps[row]]
+        _decode_pairs(side.raw[at // 2 :], step, c, n, side.width, bits, w)
+    else:
+        _decode_bytes(side.raw[at:], side.values, side.step[side.row_steps[row]], c, n, side.width, w)
+    if side.gain.size:
+        for j in range(n):
+            w[j] *= side.gain[c + j]
+
+
+@nb.njit(nogil=True, cache=True)
+def _hide(a, b, n, c, width, hid, counts):  # type: ignore[no-untyped-def]
+    """Zero what cannot be compared on both sides, and mark its block; count it, and what is broken on one side."""
+    for j in range(n):
+        if (np.isnan(a[j]) and np.isnan(b[j])) or (np.isinf(a[j]) and a[j] == b[j]):
+            a[j] = b[j] = np.float32(0)
+            hid[(c + j) // width] = True
+            counts[3] += 1
+        elif not (np.isfinite(a[j]) and np.isfinite(b[j])):
+            counts[4] += 1
+
+
+@nb.njit(nogil=True, cache=True)
+def _keep(error, row, column, errors, spots):  # type: ignore[no-untyped-def]
+    """Insert a block into the list of the worst, before those of a smaller error."""
+    at = errors.size
+    while at > 0 and error > errors[at - 1]:
+        at -= 1
+    for k in range(errors.size - 1, at, -1):
+        errors[k], spots[k, 0], spots[k, 1] = errors[k - 1], spots[k - 1, 0], spots[k - 1, 1]
+    errors[at], spots[at, 0], spots[at, 1] = error, row, column
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+def _blocks(d, n, width, part):  # type: ignore[no-untyped-def]
+    """Sums of squares of the blocks of ``width`` of ``d``, the last one partial, into ``part``; how many there are."""
+    if width % 16 == 0 and n % 16 == 0:
+        each, count = width // 16, 0
+        for first in range(0, n // 16, each):
+            squared = 0.0
+            for k in range(first, min(first + each, n // 16)):
+                squared += vectors.squares(d, 16 * k)  # type: ignore[call-arg]
+            part[count] = squared
+            count += 1
+        return count
+    count = 0
+    for start in range(0, n, width):
+        squared = 0.0
+        for j in range(start, min(start + width, n)):
+            squared += np.float64(d[j]) * np.float64(d[j])
+        part[count] = squared
+        count += 1
+    return count
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _finish(error, energy, hidden, row, column, counts, errors, spots):  # type: ignore[no-untyped-def]
+    """Count a whole block, and keep it where it is among the worst."""
+    counts[0] += 1
+    if error == 0:
+        counts[1] += not hidden
+        return
+    if not hidden and error <= ROUNDING * energy:
+        counts[2] += 1
+    if not np.isfinite(error):
+        error = np.inf
+    if errors.size and error > errors[-1]:
+        _keep(error, row, column, errors, spots)
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _common(part, count, energy, errors, counts):  # type: ignore[no-untyped-def]
+    """Count blocks of which none is among the worst nor equal to rounding; False, and nothing done, otherwise."""
+    limit = errors[-1] if errors.size else np.inf
+    exact, close, bad = 0, 0, 0
+    for k in range(count):
+        exact += part[k] == 0
+        close += part[k] <= ROUNDING * energy
+        bad += part[k] > limit
+    if close > exact or bad:
+        return False
+    counts[0] += count
+    counts[1] += exact
+    return True
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _distance(a, b, rows, columns, high, width, sums, counts, errors, spots):  # type: ignore[no-untyped-def]
+    bits_a, bits_b, d = np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.float64)
+    w, v, size = bits_a.view(np.float32), bits_b.view(np.float32), d.view(np.int64)
+    part, held, mine = np.empty(_CHUNK, np.float64), np.empty(_CHUNK, np.float64), np.zeros(5, np.float64)
+    across = (columns + width - 1) // width
+    error, energy = np.zeros(across, np.float64), np.zeros(across, np.float64)
+    hid = np.zeros(across, np.bool_)
+    take = _CHUNK // width * width if width <= _CHUNK else _CHUNK
+    single = high == 1 and width <= _CHUNK
+    top = np.int64(0)
+    for r in range(rows):
+        c = 0
+        while c < columns:
+            end = columns if width <= _CHUNK else min(columns, c // width * width + width)
+            n = min(take, end - c)
+            _load(a, r, c, n, columns, bits_a, w)
+            _load(b, r, c, n, columns, bits_b, v)
+            mine[:] = 0
+            _add(w, v, n, d, mine)
+            clean = np.isfinite(mine[1]) and np.isfinite(mine[2])
+            if not clean:
+                _hide(w, v, n, c, width, hid, counts)
+                mine[:] = 0
+                _add(w, v, n, d, mine)
+            for k in range(4):
+                sums[k] += mine[k]
+            if mine[0] == 0 and single and clean:
+                counts[0] += (n + width - 1) // width
+                counts[1] += (n + width - 1) // width
+                c += n
+                continue
+            top = _largest(size, n, top)
+            block, count = c // width, _blocks(d, n, width, part)
+            if single and clean and _common(part, count, mine[2], errors, counts):
+                c += n
+                continue
+            _blocks(v, n, width, held)
+            for k in range(count):
+                if single:
+                    _finish(part[k], held[k], hid[block + k], r, c + k * width, counts, errors, spots)
+                else:
+                    error[block + k] += part[k]
+                    energy[block + k] += held[k]
+            c += n
+        if (r + 1) % high and r + 1 < rows:
+            continue
+        if not single:
+            for k in range(across):
+                _finish(error[k], energy[k], hid[k], r // high * high, k * width, counts, errors, spots)
+            error[:] = 0
+            energy[:] = 0
+        hid[:] = False
+    size[0] = top
+    sums[4] = d[0]
