@@ -238,7 +238,9 @@ class Names:
 
     def _slabs(self, matrix: Matrix, shape: Grid, expert: int = 0) -> bool:
         """Whether a 3-D source holds slabs of these rows and columns, either way round."""
-        sides = {(shape.rows, shape.columns), (shape.columns, shape.rows)}
+        sides = {(shape.rows, shape.columns)}
+        if matrix.layer is None:  # what is quantised is seen with its rows first
+            sides.add((shape.columns, shape.rows))
         if len(matrix.shape) != 3 or expert >= matrix.shape[0] or matrix.shape[1:] not in sides:
             return False
         return shape.experts in (1, matrix.shape[0])

@@ -34,9 +34,10 @@ class Reader(Protocol):
 class Files:
     """The shards of a checkpoint, opened for reading when first asked for."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        """Nothing is opened yet."""
+    def __init__(self, checkpoint: Checkpoint, keep: int = _OPEN) -> None:
+        """Nothing is opened yet; no more than ``keep`` files are open at once."""
         self._checkpoint = checkpoint
+        self._keep = keep
         self._open: dict[str, LocalFile] = {}
 
     def read(self, ref: TensorRef, at: int, length: int) -> bytes:
@@ -48,7 +49,7 @@ class Files:
     def _file(self, shard: str) -> LocalFile:
         file = self._open.get(shard)
         if file is None:
-            if len(self._open) >= _OPEN:
+            if len(self._open) >= self._keep:
                 self._open.pop(next(iter(self._open))).close()
             file = self._open[shard] = LocalFile(self._checkpoint.shards[shard].path)
         return file

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from auditor.checkpoint import Checkpoint, open_checkpoint
+from auditor.formats.base import GateUp
 from auditor.layer import QuantizedLayer, Recognised, recognise
 from auditor.tensorref import TensorRef
 from quant.errors import NumericError, RepairError
@@ -47,7 +48,7 @@ class Source:
         self.checkpoint = open_checkpoint(path)
         self.observers = declared(checkpoint.config)
         self.files = Files(self.checkpoint)
-        found = recognise(self.checkpoint.tensors.values())
+        found = self.recognised = recognise(self.checkpoint.tensors.values())
         self._plain = {ref.name: ref for ref in self.checkpoint.tensors.values()}
         ours: dict[str, QuantizedLayer | None] = {layer.name: layer for layer in recognised.layers}
         heights = {layer.name: grid(layer).rows for layer in recognised.layers if len(layer.codes.shape) >= 2}
@@ -57,7 +58,8 @@ class Source:
                 heights.setdefault(ref.name.removesuffix(".weight"), ref.shape[0])
         matrices = {m.name: m for m in (*_quantised(found.layers), *_floats(found.plain))}
         kinds = {_model_type(c) for c in (self.checkpoint, checkpoint)}
-        self.names = Names(ours, matrices, heights, bool(kinds & INTERLEAVED))
+        layouts = {layer.format.gate_up for layer in (*found.layers, *recognised.layers)}
+        self.names = Names(ours, matrices, heights, bool(kinds & INTERLEAVED) or GateUp.INTERLEAVED in layouts)
         self._regions: dict[str, tuple[Region, ...]] = {}
         self._amax: dict[str, np.float32] = {}
 
