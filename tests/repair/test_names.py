@@ -14,6 +14,7 @@ from auditor.checkpoint import Checkpoint
 from auditor.layer import recognise
 from auditor.tensorref import TensorRef
 from quant.errors import RepairError
+from repair.names_spelling import spellings
 from repair.source import Source
 from repair.source_codes import grid
 
@@ -109,8 +110,6 @@ def test_fused_tensors(tmp_path, where, interleaved):
         tensors = {n: _alternate(w) if "gate_up" in n else w for n, w in SOURCES[where].items()}
     else:
         tensors = SOURCES[where]
-    if where == "3-D, apart":
-        pytest.skip("a fused layer from 3-D halves is not a layout that exists")
     ours = nvfp4_3d(f"{DOT}.gate_up_proj", E, 2 * INNER, H)
     with opened(tmp_path, tensors, ours, "gpt_oss" if interleaved else "llama4_text") as (source, layers):
         (layer,) = layers.values()
@@ -222,3 +221,120 @@ def test_too_few_experts(tmp_path):
     name = f"{DOT}.gate_up_proj"
     message = refused(tmp_path, SOURCES["each expert"], nvfp4_3d(name, 4, 2 * INNER, H), name)
     assert "do not make up its 64 rows" in message
+
+
+OTHER_WORDS = {
+    "granite": ("model.layers.0.block_sparse_moe.input_linear", "model.layers.0.block_sparse_moe.output_linear"),
+    "aria": (f"{DOT}.fc1", f"{DOT}.fc2"),
+}
+
+
+@pytest.mark.parametrize("words", OTHER_WORDS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_fused_experts_under_the_names_of_the_hub(tmp_path, words, turned):
+    """Each expert of ours, and our fused tensor, from a 3-D tensor that is called something else; and back."""
+    names = OTHER_WORDS[words]
+    tensors = {f"{name}.weight": w for name, w in zip(names, (JOINED, DOWN), strict=True)}
+    if turned:
+        tensors = {name: w.swapaxes(1, 2) for name, w in tensors.items()}
+    head = "model.layers.0.block_sparse_moe.experts" if words == "granite" else DOT
+    ours = nvfp4(f"{head}.1.gate_proj", INNER, H) + nvfp4(f"{head}.2.down_proj", H, INNER)
+    ours += nvfp4_3d(f"{head}.gate_up_proj", E, 2 * INNER, H)
+    with opened(tmp_path, tensors, ours) as (source, layers):
+        np.testing.assert_array_equal(rows(source, layers[f"{head}.1.gate_proj"]), GATE[1])
+        np.testing.assert_array_equal(rows(source, layers[f"{head}.2.down_proj"]), DOWN[2])
+        np.testing.assert_array_equal(rows(source, layers[f"{head}.gate_up_proj"], 1), JOINED[1])
+
+
+def test_gate_and_up_in_three_dimensions_each(tmp_path):
+    at = "model.layers.0.moe"
+    tensors = {f"{at}.gate_proj.weight": GATE, f"{at}.up_proj.weight": UP, f"{at}.down_proj.weight": DOWN}
+    ours = nvfp4_3d(f"{DOT}.gate_up_proj", E, 2 * INNER, H) + nvfp4_3d(f"{DOT}.down_proj", E, H, INNER)
+    with opened(tmp_path, tensors, ours) as (source, layers):
+        for e in range(E):
+            np.testing.assert_array_equal(rows(source, layers[f"{DOT}.gate_up_proj"], e), JOINED[e])
+            np.testing.assert_array_equal(rows(source, layers[f"{DOT}.down_proj"], e), DOWN[e])
+
+
+STACK = "transformer.blocks.0.ffn.experts.mlp"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_experts_one_below_the_other(tmp_path, turned):
+    """DBRX: [experts * inner, hidden] of which modelopt makes one layer for each expert, either way round."""
+    tensors = {f"{STACK}.{leaf}": w.reshape(E * INNER, H) for leaf, w in (("w1", GATE), ("v1", UP))}
+    tensors[f"{STACK}.w2"] = np.ascontiguousarray(DOWN.swapaxes(1, 2)).reshape(E * INNER, H)
+    shape = (H, INNER) if turned else (INNER, H)
+    ours = [t for leaf in ("w1", "v1") for e in range(E) for t in nvfp4(f"{STACK}.{leaf}_linear.{e}", *shape)]
+    ours += [t for e in range(E) for t in nvfp4(f"{STACK}.w2_linear.{e}", *shape[::-1])]
+    with opened(tmp_path, tensors, ours) as (source, layers):
+        for e in range(E):
+            for leaf, w in (("w1", GATE[e]), ("v1", UP[e]), ("w2", DOWN[e])):
+                wanted = w.T if turned else w
+                np.testing.assert_array_equal(rows(source, layers[f"{STACK}.{leaf}_linear.{e}"]), wanted)
+
+
+def test_stacked_experts_that_do_not_fit(tmp_path):
+    name = f"{STACK}.w1_linear"
+    tensors = {f"{STACK}.w1": weight(2 * 64, 64), f"{STACK}.v1": weight(2 * INNER, H)}
+    ours = nvfp4(f"{name}.1", 64, 64) + nvfp4(f"{STACK}.v1_linear.2", INNER, H)
+    message = refused(tmp_path, tensors, ours, f"{name}.1")
+    assert message == f"{name}.1.weight: ambiguous: an expert of the source's {STACK}.w1 is square"
+    message = refused(tmp_path, tensors, ours, f"{STACK}.v1_linear.2")
+    assert message == f"{STACK}.v1_linear.2.weight: needs a source of shape [32, 96], but {STACK}.v1 has [64, 96]"
+
+
+PAIRS = [
+    ("model.layers.0.attn.wq_a", "model.layers.0.self_attn.q_a_proj"),
+    ("layers.0.attn.wq_b", "model.layers.0.self_attn.q_b_proj"),
+    ("layers.0.attn.wkv", "model.layers.0.self_attn.kv_proj"),
+    ("layers.0.attn.compressor.wgate", "model.layers.0.self_attn.compressor.gate_proj"),
+    ("layers.0.attn.indexer.compressor.wkv", "model.layers.0.self_attn.compressor.indexer.kv_proj"),
+    ("layers.0.attn.indexer.wq_b", "model.layers.0.self_attn.compressor.indexer.q_b_proj"),
+    ("layers.0.attn.wo_b", "model.layers.0.self_attn.o_b_proj"),
+    ("layers.0.ffn.shared_experts.w2", "model.layers.0.mlp.shared_experts.down_proj"),
+    ("model.layers.0.mlp.shared_mlp.up_proj", "model.layers.0.mlp.shared_experts.up_proj"),
+    ("model.layers.0.share_expert.up_proj", "model.layers.0.shared_experts.up_proj"),
+    ("model.layers.0.block_sparse_moe.router.layer", "model.layers.0.block_sparse_moe.router"),
+    ("model.layers.0.block_sparse_moe.gate", "model.layers.0.mlp.router"),
+    ("model.layers.0.mlp.router.gate", "model.layers.0.mlp.gate"),
+    ("backbone.layers.0.mixer.in_proj", "model.layers.0.mixer.in_proj"),
+    ("model.layers.0.self_attn.index_q_proj", "model.layers.0.self_attn.indexer.q_proj"),
+    ("embed_out", "lm_head"),
+]
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0])
+def test_words_that_stand_for_one_another(tmp_path, pair, back):
+    mine, theirs = pair[::-1] if back else pair
+    w = weight(48, H)
+    with opened(tmp_path, {f"{theirs}.weight": w}, nvfp4(mine, 48, H)) as (source, layers):
+        np.testing.assert_array_equal(rows(source, layers[mine]), w)
+
+
+BLENDED = [
+    ("gpt_neox.layers.0.attention", "query_key_value", "q_proj"),
+    ("transformer.h.0.attn", "c_attn", "k_proj"),
+    ("transformer.blocks.0.attn", "Wqkv", "v_proj"),
+    ("model.layers.0.attention", "wqkv", "q_proj"),
+    ("model.layers.0.linear_attn", "in_proj_qkvz", "in_proj_qkv"),
+    ("model.layers.0.linear_attn", "in_proj_ba", "in_proj_b"),
+]
+
+
+@pytest.mark.parametrize(("at", "whole", "part"), BLENDED)
+def test_rows_in_an_order_that_only_the_model_knows(tmp_path, at, whole, part):
+    """Under one name they are the same rows; cut or joined they are refused, with the reason."""
+    w = weight(96, H)
+    with opened(tmp_path, {f"{at}.{whole}.weight": w}, nvfp4(f"{at}.{whole}", 96, H)) as (source, layers):
+        np.testing.assert_array_equal(rows(source, layers[f"{at}.{whole}"]), w)
+    message = refused(tmp_path, {f"{at}.{whole}.weight": w}, nvfp4(f"{at}.{part}", 32, H), f"{at}.{part}")
+    assert f"ambiguous: the source has {at}.{whole}.weight; only the model knows the order of rows in" in message
+    message = refused(tmp_path, {f"{at}.{part}.weight": w[:32]}, nvfp4(f"{at}.{whole}", 96, H), f"{at}.{whole}")
+    assert f"ambiguous: the source has {at}.{part}.weight; only the model knows the order of rows in it" in message
+
+
+def test_a_name_has_few_spellings():
+    name = ".".join(["mlp", "gate_proj", "shared_experts", "attn"] * 200)
+    assert len(list(spellings(name))) <= 1024
