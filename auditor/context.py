@@ -20,7 +20,6 @@ from auditor.tensorref import FLOAT_DTYPES, TensorRef
 from quant.codes import E4M3, E8M0
 from quant.errors import CheckpointError
 
-
 Stamp = tuple[int, int, int, int]  # device, inode, size, time of last change in nanoseconds
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from auditor.context import Context
 from auditor.finding import Finding, Safety, Severity
 from quant.errors import NumericError
-from repair.content import Content, Shared, Stored
+from repair.content import Content, Mapped, Shared, Stored
 from repair.effect import Effect, Effects
 from repair.fixes.catalogue import ENTRIES, RANK
 from repair.fixes.desk import Desk, Options
@@ -254,9 +254,8 @@ def plan(built: Built) -> Plan:
         if len(old) > HELD:
             reader = shared.setdefault(ref.shard, Shared(checkpoint.shards[ref.shard].path))
             before = Stored(reader, offset, len(old), hashlib.sha256(old).hexdigest())
-        patches.append(
-            Patch(ref.shard, offset, before, segment.new, ref.name, segment.rule, segment.reason, segment.safety)
-        )  # fmt: skip
+        new = Mapped(before, segment.new.table) if isinstance(segment.new, Mapped) else segment.new
+        patches.append(Patch(ref.shard, offset, before, new, ref.name, segment.rule, segment.reason, segment.safety))
     texts = [_text(checkpoint.root, file, edit) for file, edit in sorted(built.desk.texts.items())]
     skipped = [Skipped(item.rule, item.tensor, item.reason) for item in built.left]
     return plan_for(checkpoint.root, patches, [t for t in texts if t.old != t.new], skipped)

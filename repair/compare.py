@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 
 from quant.errors import RepairError
-from repair.content import Stored, length_of, piece_of, spans
-from repair.frame import PATCH, TEXT, Record
+from repair.content import Mapped, Stored, length_of, piece_of, spans
+from repair.frame import MAPPED, PATCH, TEXT, Record
 from repair.handle import Handle
 from repair.osfs import Fs
 from repair.patch import MAX_TEXT, FileState, Patch, Plan, TextPatch, read_state
@@ -76,6 +76,7 @@ def expect_state(file: Handle, state: FileState, error: type[RepairError] = Chan
 
 def _compare_patch(file: Handle, patch: Patch, subject: int, verdict: Verdict, sink: Sink | None) -> None:
     by_hash = isinstance(patch.old, Stored) and bool(patch.old.sha256)
+    table = patch.new.table if isinstance(patch.new, Mapped) and patch.new.old is patch.old else None
     sha = hashlib.sha256()
     for start, length in spans(patch.length):
         found = file.read(patch.offset + start, length)
@@ -87,7 +88,8 @@ def _compare_patch(file: Handle, patch: Patch, subject: int, verdict: Verdict, s
             verdict.differ(_difference(patch, start, found, old))
         verdict.settle()
         if sink is not None and not verdict.old:
-            sink(Record(PATCH, subject, patch.offset + start, found, new, patch.tensor, patch.rule))
+            kind = PATCH if table is None else MAPPED
+            sink(Record(kind, subject, patch.offset + start, found, new, patch.tensor, patch.rule, table))
     if by_hash and isinstance(patch.old, Stored) and sha.hexdigest() != patch.old.sha256:
         verdict.differ(f"{patch.file}: {patch.tensor}: bytes {patch.offset}..{patch.end} changed since the plan")
 

@@ -79,6 +79,26 @@ class Computed:
         return self.make(start, length)
 
 
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Each byte of ``old`` through a ``table`` of 256: what a change of scale makes of byte codes.
+
+    As a patch's new bytes over that patch's own old bytes it is journalled as the table, not as its bytes.
+    """
+
+    old: Content
+    table: bytes
+
+    @property
+    def length(self) -> int:
+        """Number of bytes."""
+        return length_of(self.old)
+
+    def piece(self, start: int, length: int) -> bytes:
+        """``length`` bytes from ``start``."""
+        return piece_of(self.old, start, length).translate(self.table)
+
+
 class Reader(Protocol):
     """Something with bytes at offsets: a `Handle`, a `Spool`, a `Shared` file."""
 

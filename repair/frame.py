@@ -2,11 +2,13 @@
 
     "AUDITJNL" version:u32 length:u32 header:JSON                          sha256
     record*    kind:u8 file:u32 offset:u64 old:u32 new:u32 tensor:u16 rule:u16, then those bytes   blake2b-16
+               kind 3: the new bytes are a table of 256, which gives a new byte for each old one
     "AUDITEND" records:u64 end:u64 chain:16                                blake2b-16
     mark       24 zero bytes until the repair is complete, then "COMPLETE" blake2b-16
 
 All numbers are little-endian.  A record's checksum covers the one before it, so records cannot be dropped,
 swapped or taken from another journal.  The file's length is fixed once sealed: the mark overwrites zeros.
+Version 1 has no records of kind 3.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from dataclasses import dataclass
 
 from repair.refusals import DamagedJournalError
 
-MAGIC, VERSION = b"AUDITJNL", 1
+MAGIC, VERSION = b"AUDITJNL", 2
+KNOWN = (1, 2)  # versions that are read
 HEAD = struct.Struct("<8sII")
 RECORD = struct.Struct("<BIQIIHH")
 SEAL = struct.Struct("<8sQQ16s")
 END, COMPLETE = b"AUDITEND", b"COMPLETE"
 SUM = 16
 SEAL_BYTES, MARK_BYTES = SEAL.size + SUM, len(COMPLETE) + SUM
-PATCH, TEXT = 1, 2  # kinds of records
+PATCH, TEXT, MAPPED = 1, 2, 3  # kinds of records
+TABLE = 256  # bytes
 ABSENT = 0xFFFFFFFF  # as the length of a text: the file is not there
 MAX_NAME = 0xFFFF
 MAX_HEAD = 64 << 20
@@ -32,7 +36,10 @@ MAX_HEAD = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One range of a shard (``offset`` absolute), or one text file (``offset`` 0, None when it is not there)."""
+    """One range of a shard (``offset`` absolute), or one text file (``offset`` 0, None when it is not there).
+
+    ``table``: of a range whose every new byte is the table's entry for the old one; it is kept instead of ``new``.
+    """
 
     kind: int
     file: int  # place in the header's list of files
@@ -41,6 +48,7 @@ class Record:
     new: bytes | None
     tensor: str
     rule: str
+    table: bytes | None = None
 
 
 def checksum(*parts: bytes) -> bytes:
@@ -60,9 +68,10 @@ def head(text: bytes) -> bytes:
 def pack(record: Record, chain: bytes) -> tuple[bytes, bytes]:
     """A record as bytes, with its checksum, and that checksum."""
     tensor, rule = (name.encode("utf-8", "backslashreplace")[:MAX_NAME] for name in (record.tensor, record.rule))
-    lengths = (ABSENT if content is None else len(content) for content in (record.old, record.new))
+    new = record.new if record.table is None else record.table
+    lengths = (ABSENT if content is None else len(content) for content in (record.old, new))
     fixed = RECORD.pack(record.kind, record.file, record.offset, *lengths, len(tensor), len(rule))
-    body = b"".join((fixed, tensor, rule, record.old or b"", record.new or b""))
+    body = b"".join((fixed, tensor, rule, record.old or b"", new or b""))
     made = checksum(chain, body)
     return body + made, made
 
@@ -92,10 +101,13 @@ def shape(fixed: bytes) -> Shape:
     return Shape(kind, file, offset, *known, tensor, rule)
 
 
-def unpack(at: Shape, fixed: bytes, rest: bytes, chain: bytes) -> tuple[Record, bytes]:
-    """A record from its bytes (checksum last), and its checksum; DamagedJournalError when it does not hold."""
+def unpack(at: Shape, fixed: bytes, rest: bytes, chain: bytes, trusted: bool = False) -> tuple[Record, bytes]:
+    """A record from its bytes (checksum last), and its checksum.
+
+    DamagedJournalError when the checksum does not hold; it is not computed of a ``trusted`` journal.
+    """
     body, made = rest[:-SUM], rest[-SUM:]
-    if checksum(chain, fixed, body) != made:
+    if not trusted and checksum(chain, fixed, body) != made:
         raise DamagedJournalError("a record's checksum does not hold")
     cuts = [at.tensor, at.rule, at.old or 0, at.new or 0]
     parts, start = [], 0
@@ -105,6 +117,8 @@ def unpack(at: Shape, fixed: bytes, rest: bytes, chain: bytes) -> tuple[Record, 
     tensor, rule = (part.decode("utf-8", "replace") for part in parts[:2])
     old = None if at.old is None else parts[2]
     new = None if at.new is None else parts[3]
+    if at.kind == MAPPED and old is not None:
+        return Record(at.kind, at.file, at.offset, old, old.translate(new), tensor, rule, new), made
     return Record(at.kind, at.file, at.offset, old, new, tensor, rule), made
 
 

@@ -32,9 +32,9 @@ def side_of(record: Record, side: Side) -> bytes | None:
     return record.old if side is Side.OLD else record.new
 
 
-def by_subject(journal: Journal) -> Iterator[tuple[int, Subject, Iterator[Record]]]:
+def by_subject(journal: Journal, trusted: bool = False) -> Iterator[tuple[int, Subject, Iterator[Record]]]:
     """The journal's records, file by file."""
-    for number, records in groupby(journal.records(), key=lambda record: record.file):
+    for number, records in groupby(journal.records(trusted), key=lambda record: record.file):
         yield number, journal.head.subjects[number], records
 
 
@@ -137,9 +137,12 @@ def _expect_either(file: Handle, record: Record, journal: Journal) -> None:
         raise ChangedError(f"{file.name}: offset {at}: neither the old nor the new byte of {journal.name}")
 
 
-def holds(ledger: Ledger, journal: Journal, side: Side) -> str:
-    """What is not on that side, or has another size, header or mode than before; "" when all is well."""
-    for _, subject, records in by_subject(journal):
+def holds(ledger: Ledger, journal: Journal, side: Side, trusted: bool = False) -> str:
+    """What is not on that side, or has another size, header or mode than before; "" when all is well.
+
+    ``trusted``: every checksum of the journal was held against its bytes a moment ago.
+    """
+    for _, subject, records in by_subject(journal, trusted):
         path = ledger.root / subject.name
         if subject.state is None:
             for record in records:

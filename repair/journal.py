@@ -17,7 +17,7 @@ from typing import Any
 from auditor.checkpoint import SUFFIX, is_file_name
 from quant.errors import RepairError
 from repair import frame
-from repair.frame import PATCH, TEXT, Record
+from repair.frame import MAPPED, PATCH, TABLE, TEXT, Record
 from repair.handle import Handle
 from repair.osfs import Fs
 from repair.patch import FileState
@@ -171,8 +171,9 @@ class Journal:
         magic, version, length = frame.HEAD.unpack(raw)
         if magic != frame.MAGIC:
             raise DamagedJournalError("it does not begin as one")
-        if version != frame.VERSION:
+        if version not in frame.KNOWN:
             raise DamagedJournalError(f"it is of version {version}; this program knows {frame.VERSION}")
+        self._version = version
         self._first = frame.HEAD.size + length + 32
         if length > frame.MAX_HEAD or self._first + frame.SEAL_BYTES + frame.MARK_BYTES > self.size:
             raise DamagedJournalError("it ends before its header does")
@@ -190,12 +191,12 @@ class Journal:
         elif not any(found):
             self.state = State.UNFINISHED
 
-    def records(self) -> Iterator[Record]:
-        """Every record, checked, a few at a time in memory."""
-        for _, record in self.placed():
+    def records(self, trusted: bool = False) -> Iterator[Record]:
+        """Every record, a few at a time in memory; checked, unless all were checked a moment ago."""
+        for _, record in self.placed(trusted):
             yield record
 
-    def placed(self) -> Iterator[tuple[int, Record]]:
+    def placed(self, trusted: bool = False) -> Iterator[tuple[int, Record]]:
         """As `records`, with the offset of its old bytes in the journal; DamagedJournalError at the first flaw."""
         with self._open() as file, self._naming():
             cursor = _Cursor(file, self._first, self._end)
@@ -204,9 +205,9 @@ class Journal:
                 fixed = cursor.take(frame.RECORD.size)
                 at = frame.shape(fixed)
                 self._check(at, order)
-                order = (at.file, at.offset + (at.new or 0))
+                order = (at.file, at.offset + (at.old or 0))
                 place = cursor.position + at.tensor + at.rule
-                record, chain = frame.unpack(at, fixed, cursor.take(at.body + frame.SUM), chain)
+                record, chain = frame.unpack(at, fixed, cursor.take(at.body + frame.SUM), chain, trusted)
                 yield place, record
             if chain != self._last or cursor.position != self._end:
                 raise DamagedJournalError("its records are not those that were sealed")
@@ -216,7 +217,8 @@ class Journal:
             raise DamagedJournalError(f"a record names file {at.file} of {len(self.head.subjects)}")
         subject = self.head.subjects[at.file]
         state = subject.state
-        if at.kind == PATCH and state is not None and at.old is not None and at.old == at.new:
+        whole = (at.kind == PATCH and at.new == at.old) or (at.kind == MAPPED and at.new == TABLE and self._version > 1)
+        if whole and state is not None and at.old is not None:
             inside = state.data_start <= at.offset and at.offset + at.old <= state.size
             if inside and (at.file > order[0] or (at.file == order[0] and at.offset >= order[1])):
                 return

@@ -13,7 +13,7 @@ from auditor.finding import Safety
 from auditor.header import header_length
 from auditor.jsonfile import MAX_INDEX
 from quant.errors import RepairError
-from repair.content import Content, Stored, digest, length_of
+from repair.content import Content, Mapped, Stored, digest, length_of
 from repair.handle import Handle
 from repair.osfs import REAL, Fs
 
@@ -133,8 +133,8 @@ class Plan:
             sha.update(repr((name, state.size, state.header_sha256)).encode())
         for patch in self.patches:
             sha.update(repr((patch.file, patch.offset, patch.length, patch.tensor, patch.rule)).encode())
-            if isinstance(patch.new, bytes):
-                sha.update(patch.new)
+            if isinstance(patch.new, bytes | Mapped):
+                sha.update(patch.new if isinstance(patch.new, bytes) else patch.new.table)
         for text in self.texts:
             old, new = (None if c is None else digest(c) for c in (text.old, text.new))
             sha.update(repr((text.file, old, new, text.rule)).encode())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from auditor.finding import Safety
-from repair.content import Reader, Stored
-from repair.frame import PATCH
+from repair.content import Content, Mapped, Reader, Stored
+from repair.frame import TEXT
 from repair.journal import Journal
 from repair.patch import FileState, Patch, Plan, TextPatch
 
@@ -20,9 +20,10 @@ def reversed_plan(journal: Journal, reader: Reader) -> Plan:
     files: dict[str, FileState] = {}
     for place, record in journal.placed():
         subject = journal.head.subjects[record.file]
-        if record.kind == PATCH and record.old is not None and subject.state is not None:
+        if record.kind != TEXT and record.old is not None and subject.state is not None:
             length = len(record.old)
-            old, new = Stored(reader, place + length, length), Stored(reader, place, length)
+            new = Stored(reader, place, length)
+            old: Content = Stored(reader, place + length, length) if record.table is None else Mapped(new, record.table)
             files[subject.name] = subject.state
             patches.append(Patch(subject.name, record.offset, old, new, record.tensor, record.rule, reason))
         else:

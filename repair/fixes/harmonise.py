@@ -223,5 +223,5 @@ def _edits(desk: Desk, members: Sequence[QuantizedLayer], changing: Sequence[Mem
                 yield from zero_codes(layer, geometry, here.flat)
         table = member.table.tobytes()
         for at, length in pieces(last - first, _STEP):
-            yield Edit(layer.scales, first + at, desk.read(layer.scales, first + at, length).translate(table))
+            yield Edit(layer.scales, first + at, desk.overlay.mapped(layer.scales, first + at, length, table))
         yield Edit(ref, member.expert * ref.itemsize, raw)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
-from repair.content import Content, Spool, length_of, piece_of
+from repair.content import Content, Mapped, Spool, Stored, length_of, piece_of
 
 STEP = 1 << 20  # bytes of one patch at most
 HELD = 1 << 16  # longer ones wait in a scratch file
@@ -95,6 +95,18 @@ def _compose(old: list[Segment], new: Segment) -> list[Segment]:
     return pieces
 
 
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """The stored bytes of one tensor, to be read at offsets."""
+
+    stored: Callable[[TensorRef, int, int], bytes]
+    ref: TensorRef
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes from ``offset``."""
+        return self.stored(self.ref, offset, length)
+
+
 class Overlay:
     """Planned bytes by tensor.  ``stored(ref, at, length)`` reads what the files hold."""
 
@@ -115,9 +127,12 @@ class Overlay:
             buffer[low - at : high - at] = segment.part(low, high)
         return bytes(buffer)
 
-    def put(self, ref: TensorRef, at: int, new: bytes, rule: str, reason: str, safety: Safety) -> None:
-        """Plan new bytes; over earlier plans they win."""
+    def put(self, ref: TensorRef, at: int, new: bytes | Mapped, rule: str, reason: str, safety: Safety) -> None:
+        """Plan new bytes; over earlier plans they win.  Mapped ones are a table over what is stored there."""
         track = self._tracks.setdefault(ref.name, _Track(ref))
+        if isinstance(new, Mapped):
+            track.put(Segment(at, new, rule, reason, safety))
+            return
         for low in range(0, len(new), STEP):
             track.put(Segment(at + low, self._kept(new[low : low + STEP]), rule, reason, safety))
 
@@ -132,6 +147,16 @@ class Overlay:
         """Give the scratch file back; the plan can no longer be carried out."""
         if self._spool is not None:
             self._spool.close()
+
+    def mapped(self, ref: TensorRef, at: int, length: int, table: bytes) -> Mapped | bytes:
+        """What a table makes of bytes as they will be; as a table where they will be what is stored."""
+        track = self._tracks.get(ref.name)
+        if track is not None and track.segments[track.over(at, at + length)]:
+            return self.read(ref, at, length).translate(table)
+        return self._table(ref, at, length, table)
+
+    def _table(self, ref: TensorRef, at: int, length: int, table: bytes) -> Mapped:
+        return Mapped(Stored(_Tensor(self._stored, ref), at, length), table)
 
     def touched(self, ref: TensorRef) -> bool:
         """Whether anything is planned for the tensor."""
@@ -152,9 +177,12 @@ class Overlay:
                 if low == 0 and high == len(old):
                     yield track.ref, segment, old
                 elif low < high:
-                    part = Segment(
-                        segment.at + low, self._kept(new[low:high]), segment.rule, segment.reason, segment.safety
-                    )  # fmt: skip
+                    content: Content = segment.new
+                    if isinstance(content, Mapped):
+                        content = self._table(track.ref, segment.at + low, high - low, content.table)
+                    else:
+                        content = self._kept(new[low:high])
+                    part = Segment(segment.at + low, content, segment.rule, segment.reason, segment.safety)
                     yield track.ref, part, old[low:high]
 
 

@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
+from repair.content import Mapped
 from repair.effect import Effect, Effects
 
 
 class Edit(NamedTuple):
-    """New bytes of a stored tensor, from byte ``at`` of it on."""
+    """New bytes of a stored tensor, from byte ``at`` of it on; or what each stored byte there becomes."""
 
     ref: TensorRef
     at: int
-    new: bytes
+    new: bytes | Mapped
 
 
 class TextEdit(NamedTuple):

@@ -6,9 +6,10 @@ import json
 import random
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from repair.content import Computed, Spool
+from repair.content import Computed, Mapped, Spool, digest
 from repair.osfs import REAL, Fs
 from repair.patch import Patch, Plan, TextPatch, plan_for
 from tests.repair.memory import ROOT, Disk, MemoryFs
@@ -94,8 +95,28 @@ def lazily(case: Case) -> Case:
     return case
 
 
+def rescaled(case: Case, hashed: bool = False) -> Case:
+    """The same places, each old byte through a table that gives some of them the same new one."""
+    spool, patches = Spool(), []
+    for number, p in enumerate(case.patches):
+        table = bytes(byte // (2 + number) for byte in range(256))
+        old = p.old
+        if hashed and isinstance(old, bytes):
+            old = replace(spool.add(old), sha256=digest(old))
+        patches.append(Patch(p.file, p.offset, old, Mapped(old, table), p.tensor, p.rule))
+    case.patches = patches
+    return case
+
+
 def _slice(content: bytes) -> Callable[[int, int], bytes]:
     return lambda start, length: content[start : start + length]
+
+
+def partly(case: Case) -> Case:
+    """Rescaled but for the last place."""
+    last = case.patches[-1]
+    rescaled(case).patches[-1] = last
+    return case
 
 
 CONFIG_TEXT = TextPatch(CONFIG, b'{"a": 1}\n', b'{"a": 2, "b": [3]}\n', "CFG101")
@@ -130,5 +151,9 @@ def cases() -> dict[str, Case]:
         "megabytes and a byte": Case({A: [(3, 2 * MB + 17)], B: [(0, 1)]}, {A: 2 * MB + 64, B: 64}),
         "computed and spooled": lazily(Case({A: [(1, 2), (30, 9)], B: [(3, 4)]}, {A: 64, B: 64}, [CONFIG_TEXT])),
         "page-sized computed": lazily(Case({A: [(0, 4096), (5000, 4096)]}, {A: 16384})),
+        "rescaled": rescaled(Case({A: [(1, 20), (30, 9)], B: [(3, 4)]}, {A: 64, B: 64}, [CONFIG_TEXT])),
+        "rescaled beside others": partly(Case({A: [(0, 9), (9, 30), (50, 2)]}, {A: 64})),
+        "rescaled, by hash": rescaled(Case({A: [(0, 4096), (5000, 4096)]}, {A: 16384}), hashed=True),
+        "rescaled megabytes": rescaled(Case({A: [(3, MB + 17)], B: [(0, 1)]}, {A: MB + 64, B: 64}), hashed=True),
         "empty header tail": Case({A: [(0, 1)], B: [(0, 1)]}, {A: 1, B: 1}),
     }

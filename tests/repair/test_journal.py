@@ -7,6 +7,7 @@ import random
 import pytest
 
 from quant.errors import RepairError
+from repair import frame
 from repair.apply import Done, apply, history, hot, recover, undo
 from repair.refusals import ChangedError, DamagedJournalError, ForeignJournalError, UnfinishedError
 from tests.repair.memory import ROOT, Crash, Disk, MemoryFs
@@ -140,6 +141,54 @@ def test_everything_waits_until_an_interrupted_repair_is_settled():
     assert hot(ROOT, fs) is None
     assert history(ROOT, fs) == []
     assert recover(ROOT, fs).done is Done.UNCHANGED
+
+
+def test_a_journal_of_the_first_version_is_read(monkeypatch):
+    monkeypatch.setattr(frame, "VERSION", 1)
+    disk = complete()
+    assert stored(disk)[8] == 1
+    monkeypatch.undo()
+    fs = MemoryFs(disk)
+    undo(ROOT, fs=fs)
+    assert content(disk) == BEFORE
+    assert bytes(disk.inodes[disk.names[ROOT / ".audit" / "000002.journal"]].content[8:12]) == b"\2\0\0\0"
+
+
+def test_the_first_version_had_no_tables(monkeypatch):
+    case = cases()["rescaled"]
+    disk = case.disk()
+    plan = case.plan_on(disk)
+    monkeypatch.setattr(frame, "VERSION", 1)
+    with pytest.raises(RepairError):
+        apply(ROOT, plan, fs=MemoryFs(disk))
+    assert content(disk) == case.files
+
+
+def test_a_table_is_journalled_instead_of_new_bytes():
+    case = cases()["rescaled megabytes"]
+    disk = case.disk()
+    apply(ROOT, case.plan_on(disk), fs=MemoryFs(disk))
+    assert content(disk) == case.after()
+    assert len(stored(disk)) < 1.01 * (1 << 20) + 4096
+    undo(ROOT, fs=MemoryFs(disk))
+    assert content(disk) == case.files
+
+
+def test_any_byte_of_a_journal_with_tables_flipped():
+    case, rng = cases()["rescaled"], random.Random(9)
+    disk = case.disk()
+    apply(ROOT, case.plan_on(disk), fs=MemoryFs(disk))
+    for at in range(len(stored(disk))):
+        hurt = copy_of(disk)
+        stored(hurt)[at] ^= rng.randrange(1, 256)
+        fs = MemoryFs(hurt)
+        try:
+            recover(ROOT, fs)
+            undo(ROOT, fs=fs)
+        except RepairError:
+            assert content(hurt) == case.after(), f"byte {at}"
+        else:
+            assert content(hurt) == case.files, f"byte {at}"
 
 
 def foreign(case: Case) -> Disk:
