@@ -1,0 +1,326 @@
+"""How far the weights of one checkpoint are from another's, tensor by tensor, in bounded memory.
+
+A is the reference, B the candidate; either may be quantised, in any layout that is recognised.  The arithmetic is that
+of `quant.distance`: float32 weights, float64 differences and sums.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property, reduce
+from itertools import groupby, islice
+from typing import NamedTuple
+
+from quant.distance import Distance, Operand, distance, identical
+from quant.errors import CheckpointError, NumericError, RepairError
+from quant.metrics import ErrorSums
+from quant.quantised import Quantised
+from repair.distance_pairs import Pair, Pairing, Unmatched, pair_up
+from repair.distance_read import Piece, operands, pieces
+from repair.restore_pieces import Files
+from repair.source_codes import scale_lines
+
+_OPEN = 8  # files of each side that a thread keeps open
+Progress = Callable[[int, int], None]
+
+
+class WorstBlock(NamedTuple):
+    """A block of B: where it is and how wrong.
+
+    ``error``: Σ(a - b)², infinite where that is no number; ``rows`` and ``columns``: (first, one past the last), of
+    one expert's weight, output rows first; ``offset``: absolute byte offset in ``shard`` of the block's scale, of its
+    first weight where B is float; ``scale``: what one code step is worth, None where B is float.
+    """
+
+    error: float
+    tensor: str
+    expert: int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    shard: str
+    offset: int
+    scale: float | None
+
+
+@dataclass(frozen=True)
+class TensorDistance:
+    """One weight of B against the rows of A that it stands for; ``expert`` is None for a tensor as a whole.
+
+    ``sources``: names in A; ``format`` and ``source_format``: layout, or dtype of a float tensor; ``rows`` and
+    ``columns`` of one expert; ``blocks``, ``exact``, ``rounding``, ``incomparable``, ``broken``: see
+    `quant.distance.Distance`.
+    """
+
+    tensor: str
+    shard: str
+    expert: int | None
+    sources: tuple[str, ...]
+    format: str
+    source_format: str
+    experts: int
+    rows: int
+    columns: int
+    quantised: bool  # whether either side is
+    found: Distance
+    worst: tuple[WorstBlock, ...]
+
+    @property
+    def sums(self) -> ErrorSums:
+        """Sums over all elements that can be compared."""
+        return self.found.sums
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there was an element to compare."""
+        return self.sums.count > 0
+
+    def fails(self, max_mse: float | None, min_sqnr: float | None) -> bool:
+        """Whether it is worse than a limit; a value that is not finite on one side only is worse than any."""
+        if self.found.broken:
+            return True
+        over = max_mse is not None and not self.sums.mse <= max_mse
+        return over or (min_sqnr is not None and not self.sums.sqnr >= min_sqnr)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything a comparison found, and what it could not compare.
+
+    ``tensors`` in the order of B; ``unread``: files and tensors that could not be read; ``ignored``: how many tensors
+    hold no weights, by kind, of both sides together.
+    """
+
+    a: str
+    b: str
+    tensors: tuple[TensorDistance, ...]
+    unmatched: tuple[Unmatched, ...]
+    unread: tuple[Unmatched, ...]
+    ignored: Counter[str] = field(default_factory=Counter)
+    bytes_compared: int = 0
+
+    @cached_property
+    def total(self) -> Distance:
+        """Over the tensors that are quantised on a side; over all that differ where none is."""
+        chosen = [t.found for t in self.tensors if t.quantised]
+        chosen = chosen or [t.found for t in self.tensors if t.sums.squared != 0]
+        return reduce(lambda a, b: a + b, chosen, Distance())
+
+    def worst(self, count: int) -> tuple[WorstBlock, ...]:
+        """The blocks of the largest squared error, the largest first; on a tie in the order of the tensors."""
+        blocks = (block for tensor in self.tensors for block in tensor.worst)
+        return tuple(sorted(blocks, key=lambda block: -block.error)[:count])
+
+
+class _Result(NamedTuple):
+    distance: Distance
+    worst: tuple[WorstBlock, ...]
+    same: bool  # found by comparing bytes: the sums of the values are missing
+
+
+def compare_checkpoints(
+    a: str,
+    b: str,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    per_expert: bool = False,
+    worst: int = 5,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare the weights of two checkpoints (folder, shard or index file), A being the reference.
+
+    ``include``, ``exclude``: globs of tensor names; ``per_expert``: one row for each expert of a fused tensor;
+    ``worst``: blocks kept of each row; ``jobs``: threads (default: cores, at most 8).  ``progress(done, total)`` is
+    called in this thread, in bytes.  Raises CheckpointError when a side is no checkpoint at all.
+    """
+    found = pair_up(a, b)
+
+    def wanted(name: str) -> bool:
+        return (not include or _matches(name, include)) and not _matches(name, exclude)
+
+    with _Work(found, per_expert, worst) as work:
+        pairs = [pair for pair in found.pairs if wanted(pair.ref.name)]
+        tensors = work.run(pairs, jobs or min(8, os.cpu_count() or 1), progress)
+        return Comparison(
+            a=a,
+            b=b,
+            tensors=tuple(tensors),
+            unmatched=tuple(u for u in (*found.unmatched, *work.unmatched) if wanted(u.tensor)),
+            unread=(*found.unread, *work.unread),
+            ignored=+found.ignored,
+            bytes_compared=sum(_bytes(pair) for pair in pairs),
+        )
+
+
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+class _Work:
+    """Runs the pieces of all pairs on threads and puts their results together."""
+
+    def __init__(self, found: Pairing, per_expert: bool, keep: int) -> None:
+        self._found = found
+        self._per_expert = per_expert
+        self._keep = keep
+        self._local = threading.local()
+        self._files: list[Files] = []
+        self.unmatched: list[Unmatched] = []
+        self.unread: list[Unmatched] = []
+
+    def __enter__(self) -> _Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for files in self._files:
+            files.close()
+
+    def run(self, pairs: Sequence[Pair], jobs: int, progress: Progress | None) -> Iterator[TensorDistance]:
+        """One distance after the other, in order; what cannot be read is put aside."""
+        total, done = sum(_bytes(pair) for pair in pairs), 0
+        todo = ((pair, piece) for pair in pairs for piece in pieces(pair))
+        with ThreadPoolExecutor(jobs, thread_name_prefix="distance") as pool:
+            results = self._results(todo, pool, 2 * jobs)
+            for pair, group in groupby(results, key=lambda result: result[0]):
+                parts = []
+                for _, piece, future in group:
+                    parts.append((piece, future))
+                    done += _bytes(pair) * len(piece.rows) // max(1, _units(pair))
+                    if progress:
+                        future.exception()
+                        progress(done, total)
+                yield from self._tensor(pair, parts)
+
+    def _results(
+        self, todo: Iterable[tuple[Pair, Piece]], pool: ThreadPoolExecutor, ahead: int
+    ) -> Iterator[tuple[Pair, Piece, Future[_Result]]]:
+        waiting = iter(todo)
+        pending = deque((p, c, pool.submit(self._measure, p, c)) for p, c in islice(waiting, ahead))
+        try:
+            while pending:
+                pair, piece, future = pending.popleft()
+                future.exception()  # waits
+                pending.extend((p, c, pool.submit(self._measure, p, c)) for p, c in islice(waiting, 1))
+                yield pair, piece, future
+        finally:
+            for _, _, future in pending:
+                future.cancel()
+
+    def _tensor(self, pair: Pair, parts: Sequence[tuple[Piece, Future[_Result]]]) -> Iterator[TensorDistance]:
+        results: list[tuple[Piece, _Result]] = []
+        try:
+            results = [(piece, future.result()) for piece, future in parts]
+            if len({result.same for _, result in results}) > 1:  # the signal is wanted after all
+                results = [(p, self._measure(pair, p, whole=True) if r.same else r) for p, r in results]
+        except CheckpointError as error:
+            self.unread.append(Unmatched("B", pair.ref.name, str(error)))
+            return
+        except (NumericError, RepairError) as error:
+            self.unmatched.append(Unmatched("B", pair.ref.name, str(error)))
+            return
+        if not self._per_expert or pair.shape.experts == 1:
+            yield self._row(pair, None, [result for _, result in results])
+            return
+        for expert in range(pair.shape.experts):
+            yield self._row(pair, expert, [result for piece, result in results if piece.expert == expert])
+
+    def _row(self, pair: Pair, expert: int | None, results: Sequence[_Result]) -> TensorDistance:
+        regions = [r for r in pair.regions if expert is None or r.expert == expert]
+        matrices = {r.matrix.ref.name: r.matrix for r in regions}
+        kinds = dict.fromkeys(m.layer.format.name if m.layer else m.ref.dtype for m in matrices.values())
+        spots = sorted((w for r in results for w in r.worst), key=lambda w: (-w.error, w.expert, w.rows, w.columns))
+        return TensorDistance(
+            tensor=pair.ref.name,
+            shard=pair.ref.shard,
+            expert=expert,
+            sources=tuple(matrices),
+            format=pair.layer.format.name if pair.layer else pair.ref.dtype,
+            source_format=" ".join(kinds),
+            experts=pair.shape.experts if expert is None else 1,
+            rows=pair.shape.rows,
+            columns=pair.shape.columns,
+            quantised=pair.layer is not None or any(m.layer is not None for m in matrices.values()),
+            found=reduce(lambda a, b: a + b, (r.distance for r in results), Distance()),
+            worst=tuple(spots[: self._keep]),
+        )
+
+    def _readers(self) -> tuple[Files, Files]:
+        """This thread's own files: one thread may close what another reads."""
+        both: tuple[Files, Files] | None = getattr(self._local, "both", None)
+        if both is None:
+            both = self._local.both = Files(self._found.a, _OPEN), Files(self._found.b, _OPEN)
+            self._files += both
+        return both
+
+    def _measure(self, pair: Pair, piece: Piece, whole: bool = False) -> _Result:
+        a, b = operands(pair, piece, *self._readers())
+        high, wide = pair.block
+        if pair.flat and not whole and _same(a, b):
+            blocks = -(-len(piece.rows) // wide)
+            return _Result(Distance(ErrorSums(len(piece.rows)), blocks, blocks), (), True)
+        found = distance(a, b, (high, wide), self._keep)
+        listed = tuple(_worst(pair, piece, b, *spot) for spot in found.worst)
+        return _Result(found, listed, False)
+
+
+def _same(a: Operand, b: Operand) -> bool:
+    if isinstance(a.weights, Quantised) or isinstance(b.weights, Quantised):
+        return False
+    return identical(a.weights, b.weights)
+
+
+def _units(pair: Pair) -> int:
+    """What the pieces of a pair add up to: elements of a flat one, rows of all experts otherwise."""
+    return pair.shape.experts * pair.shape.rows * (pair.shape.columns if pair.flat else 1)
+
+
+def _bytes(pair: Pair) -> int:
+    """Stored bytes of both sides."""
+    size = sum(part.nbytes for part in pair.layer.parts.values()) if pair.layer else pair.ref.nbytes
+    rows = Counter[str]()
+    for region in pair.regions:
+        rows[region.matrix.name] += len(region.rows)
+    for region in {region.matrix.name: region for region in pair.regions}.values():
+        matrix = region.matrix
+        held = sum(part.nbytes for part in matrix.layer.parts.values()) if matrix.layer else matrix.ref.nbytes
+        high = (matrix.shape[0] if len(matrix.shape) == 3 else 1) * matrix.shape[-1 if region.transposed else -2]
+        size += held * min(rows[matrix.name], high) // max(high, 1)
+    return size
+
+
+def _worst(pair: Pair, piece: Piece, b: Operand, error: float, row: int, column: int) -> WorstBlock:
+    high, wide = pair.block
+    if pair.flat:
+        row, column = divmod(piece.rows.start + column, pair.shape.columns)
+    else:
+        row = piece.rows[row]
+    rows, columns = (row, min(row + high, pair.shape.rows)), (column, min(column + wide, pair.shape.columns))
+    offset, scale = _place(pair, piece.expert, row, column), None
+    if isinstance(b.weights, Quantised) and pair.layer is not None:
+        step = b.weights.steps()
+        stored_row = b.rows.start + (row - piece.rows.start) // piece.rows.step * b.rows.step
+        each = b.weights.scheme.block
+        lines = (stored_row // each[0] if each[0] else 0) if len(each) == 2 else stored_row
+        scale = float(step[lines, column // each[-1] if each[-1] else 0])
+    return WorstBlock(error, pair.ref.name, piece.expert, rows, columns, pair.ref.shard, offset, scale)
+
+
+def _place(pair: Pair, expert: int, row: int, column: int) -> int:
+    """Absolute byte offset in B's shard of a block's scale, of its first weight where B is float."""
+    shape, ref = pair.shape, pair.ref
+    if pair.layer is None:
+        at = row + column * shape.rows if pair.transposed else row * shape.columns + column
+        return ref.start + (expert * shape.rows * shape.columns + at) * ref.itemsize
+    scales, lines = pair.layer.scales, scale_lines(pair.layer)
+    if lines is None:
+        return scales.start + (expert * scales.itemsize if scales.size > 1 else 0)
+    across, wide = row // pair.block[0], column // pair.block[1]
+    at = wide * lines.rows + across if lines.across else across * lines.width + wide
+    return scales.start + (expert * lines.rows * lines.width + at) * scales.itemsize

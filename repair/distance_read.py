@@ -1,0 +1,130 @@
+"""Rows of both sides of a pair as operands, and the cut of a pair into pieces of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auditor.formats.base import Role
+from auditor.layer import QuantizedLayer
+from auditor.tensorref import TensorRef
+from quant.distance import Operand
+from quant.floats import widen
+from repair.distance_pairs import Pair
+from repair.names_matrix import Region
+from repair.restore_pieces import Reader, read_array
+from repair.source_codes import Grid, Lines, grid, native, read_lines, step_rows, stored_rows
+
+PIECE = 1 << 21  # weights of a piece
+_LINE = 4096  # bytes read at once, at least, where a tensor lies across
+
+
+class Piece(NamedTuple):
+    """Part of a pair: rows ``rows`` of an expert of B, or elements ``rows`` of a flat pair.
+
+    ``region``: the number of the only region they come from; None where they come from several.
+    """
+
+    expert: int
+    rows: range
+    region: int | None = 0
+
+
+def pieces(pair: Pair) -> Iterator[Piece]:
+    """The pair cut, in order of experts; every weight is in one piece, and no block in two."""
+    shape, high = pair.shape, pair.block[0]
+    if pair.flat:
+        size = shape.rows * shape.columns
+        wide = pair.block[1]
+        step = PIECE // wide * wide or PIECE
+        yield from (Piece(0, range(first, min(first + step, size))) for first in range(0, size, step))
+        return
+    take = max(PIECE // max(shape.columns, 1), _across(pair)) // high * high or high
+    for number, region in enumerate(pair.regions):
+        if high == 1 or _whole_blocks(region.into, high, shape.rows):
+            for first in range(0, len(region.into), take):
+                yield Piece(region.expert, region.into[first : first + take], number)
+    split = {r.expert for r in pair.regions if high > 1 and not _whole_blocks(r.into, high, shape.rows)}
+    for expert in sorted(split):
+        for first in range(0, shape.rows, take):
+            yield Piece(expert, range(first, min(first + take, shape.rows)), None)
+
+
+def _whole_blocks(into: range, high: int, rows: int) -> bool:
+    """Whether rows hold whole blocks of a height only."""
+    return into.step == 1 and into.start % high == 0 and (into.stop % high == 0 or into.stop == rows)
+
+
+def _across(pair: Pair) -> int:
+    """Rows to take where one side lies across, so that its reads are not small; 0 where none does."""
+    items = [1] * (pair.layer is not None and pair.layer.format.axis == -2) + [pair.ref.itemsize] * pair.transposed
+    for region in pair.regions[:1]:
+        turned = region.matrix.layer is not None and region.matrix.layer.format.axis == -2
+        items += [region.matrix.ref.itemsize] * (turned or region.transposed)
+    return max((_LINE // item for item in items), default=0)
+
+
+def operands(pair: Pair, piece: Piece, a: Reader, b: Reader) -> tuple[Operand, Operand]:
+    """Both sides of a piece, [rows, K]."""
+    if pair.flat:
+        matrix = pair.regions[0].matrix
+        return _stretch(matrix.ref, a, piece.rows), _stretch(pair.ref, b, piece.rows)
+    mine = _rows(pair.ref, pair.layer, pair.shape, pair.transposed, piece.expert, piece.rows, b)
+    if piece.region is not None:
+        region = pair.regions[piece.region]
+        return _source_rows(region, _within(region, piece.rows), a), mine
+    dense = np.empty((len(piece.rows), pair.shape.columns), np.float32)
+    for region in pair.regions:
+        low = max(0, -(-(piece.rows.start - region.into.start) // region.into.step))
+        rows = region.rows[low : max(low, -(-(piece.rows.stop - region.into.start) // region.into.step))]
+        if region.expert == piece.expert and rows:
+            into = region.into[low : low + len(rows)]
+            first = piece.rows.start
+            dense[into.start - first : into.stop - first : into.step] = _source_rows(region, rows, a).values()
+    return Operand(dense, range(len(dense))), mine
+
+
+def _within(region: Region, rows: range) -> range:
+    """The source's rows of these of B's."""
+    low = (rows.start - region.into.start) // region.into.step
+    return region.rows[low : low + len(rows)]
+
+
+def _source_rows(region: Region, rows: range, reader: Reader) -> Operand:
+    matrix = region.matrix
+    if matrix.layer is not None:
+        shape = grid(matrix.layer)
+    else:
+        sides = matrix.shape[-2:]
+        shape = Grid(1, *(sides[::-1] if region.transposed else sides))
+    return _rows(matrix.ref, matrix.layer, shape, region.transposed, region.slab, rows, reader)
+
+
+def _rows(
+    ref: TensorRef, layer: QuantizedLayer | None, shape: Grid, across: bool, expert: int, rows: range, reader: Reader
+) -> Operand:
+    low, high = rows[0], rows[-1] + 1
+    if layer is None:
+        lines = Lines(ref, shape.rows, shape.columns, across)
+        span = native(read_lines(reader, lines, expert, low, high), ref)
+        return Operand(span, range(0, high - low, rows.step))
+    tall = step_rows(layer)
+    begin = low // tall * tall
+    stored = stored_rows(layer, reader, expert, begin, min(-(-high // tall) * tall, shape.rows))
+    return Operand(stored, range(low - begin, high - begin, rows.step), gain(layer, reader))
+
+
+def gain(layer: QuantizedLayer, reader: Reader) -> NDArray[np.float32] | None:
+    """What multiplies each input column before the codes do (AWQ), float32 [K]; None without."""
+    ref = layer.get(Role.PRE_QUANT)
+    if ref is None:
+        return None
+    return widen(native(read_array(reader, ref, 0, ref.nbytes), ref)).reshape(-1)
+
+
+def _stretch(ref: TensorRef, reader: Reader, elements: range) -> Operand:
+    raw = read_array(reader, ref, elements.start * ref.itemsize, len(elements) * ref.itemsize)
+    return Operand(native(raw, ref).reshape(1, -1), range(1))
