@@ -1,0 +1,114 @@
+"""MXFP4 tensors read piece by piece, and the range of their live blocks, told from scales first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant import mx
+from quant.errors import NumericError
+from quant.mx_window import Blocks
+
+_CODES = 1 << 19  # bytes of codes looked at at once
+_SCALES = 1 << 24  # bytes of codes whose scales are looked at at once
+_LEVELS = 3  # exponents without a live block that are looked at one by one, before all codes are
+
+
+class Rows(Protocol):
+    """An MXFP4 tensor seen as rows, read piece by piece.  ``blocks``: blocks of 32 in a row."""
+
+    name: str
+    rows: int
+    blocks: int
+
+    def scales(self, first: int, last: int) -> NDArray[np.uint8]:
+        """E8M0 codes of rows ``first`` to ``last``, uint8 [rows, blocks]."""
+
+    def packed(self, first: int, last: int) -> NDArray[np.uint8]:
+        """Their codes, uint8 [rows, 16 * blocks]."""
+
+    def index(self, row: int, block: int) -> list[int]:
+        """Where a scale lies in the stored tensor, for messages."""
+
+
+def chunks(part: Rows, nbytes: int = _CODES) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that hold about this many bytes of codes; the same for every tensor of this shape."""
+    step = max(1, nbytes // max(1, 16 * part.blocks))
+    return ((first, min(first + step, part.rows)) for first in range(0, part.rows, step))
+
+
+def survey(part: Rows) -> tuple[int, int]:
+    """Smallest and largest scale code, zero blocks included.
+
+    Raises NumericError, naming tensor and index, when a scale is 255.
+    """
+    low, high = 255, 0
+    for first, last in chunks(part, _SCALES):
+        scales = part.scales(first, last)
+        if not scales.size:
+            continue
+        low, high = min(low, int(scales.min())), max(high, int(scales.max()))
+    if high == 255:
+        _refuse_nan(part)
+    return low, high
+
+
+def _refuse_nan(part: Rows) -> None:
+    count, where = 0, ""
+    for first, last in chunks(part, _SCALES):
+        hits = np.argwhere(part.scales(first, last) == 255)
+        if len(hits) and not where:
+            where = str(part.index(first + int(hits[0, 0]), int(hits[0, 1])))
+        count += len(hits)
+    of = part.rows * part.blocks
+    raise NumericError(f"{part.name}: {count} of {of} E8M0 scales are 255 (NaN), the first at {where}")
+
+
+def live_range(part: Rows, low: int, high: int) -> tuple[int, int] | None:
+    """Smallest and largest k of blocks with a non-zero code, from scale codes ``low`` to ``high``; None without any."""
+    top = _first_live(part, high, -1)
+    bottom = None if top is None else _first_live(part, low, 1)
+    if top is not None and bottom is not None:
+        return bottom - mx.BIAS, top - mx.BIAS
+    ends = [found for first, last in chunks(part) if (found := blocks(part, first, last).range())]
+    return (min(end[0] for end in ends), max(end[1] for end in ends)) if ends else None
+
+
+def _first_live(part: Rows, level: int, step: int) -> int | None:
+    """The first scale code from ``level`` on, upward or downward, that a live block has; None after a few without."""
+    for _ in range(_LEVELS):
+        beyond = []
+        for first, last in chunks(part, _SCALES):
+            scales = part.scales(first, last)
+            rows = np.flatnonzero((scales == level).any(1))
+            if rows.size and _is_live(part, first, rows, scales, level):
+                return level
+            further = scales[scales > level] if step > 0 else scales[scales < level]
+            if further.size:
+                beyond.append(int(further.min() if step > 0 else further.max()))
+        if not beyond:
+            return None
+        level = min(beyond) if step > 0 else max(beyond)
+    return None
+
+
+def _is_live(part: Rows, first: int, rows: NDArray[np.intp], scales: NDArray[np.uint8], level: int) -> bool:
+    """Whether one of these rows (counted from ``first``) has a live block under scale code ``level``."""
+    most = max(1, _CODES // max(1, 16 * part.blocks))
+    take, at = 1, 0
+    while at < rows.size:
+        begin, end = int(rows[at]), int(rows[min(at + take, rows.size) - 1]) + 1
+        end = min(end, begin + most)
+        found = blocks(part, first + begin, first + end, scales[begin:end])
+        if (found.live & (found.k == level - mx.BIAS)).any():
+            return True
+        at, take = int(np.searchsorted(rows, end)), take * 8
+    return False
+
+
+def blocks(part: Rows, first: int, last: int, scales: NDArray[np.uint8] | None = None) -> Blocks:
+    """Rows ``first`` to ``last``, cut into blocks; ``scales``: theirs, where they were read already."""
+    return Blocks(part.packed(first, last), part.scales(first, last) if scales is None else scales)
