@@ -21,6 +21,7 @@ SINGLE = "model.safetensors"  # what a loader takes first, index or not
 INDEX_SUFFIX = ".safetensors.index.json"
 CONFIG = "config.json"
 HF_QUANT_CONFIG = "hf_quant_config.json"
+UNFINISHED = "UNFINISHED.json"  # in a folder that a new checkpoint is growing in
 
 
 @dataclass
@@ -106,6 +107,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def _from_folder(root: Path) -> Checkpoint:
     names = sorted(os.listdir(root))
+    if UNFINISHED in names:
+        raise CheckpointError(f"{root}: is unfinished, see its {UNFINISHED}; the command that began it can go on")
     shards = [n for n in names if n.endswith(SUFFIX)]
     indices = [n for n in names if n.endswith(INDEX_SUFFIX)]
     if not shards and not indices:

@@ -52,7 +52,10 @@ def header_bytes(entries: Iterable[Entry], metadata: Mapping[str, str], file: st
         end = at + entry.nbytes
         content[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [at, end]}
         at = end
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RepairError(f"{file}: a name or a note holds half of a surrogate pair") from None
     text += b" " * (math.ceil(len(text) / _ALIGN) * _ALIGN - len(text))
     if len(text) > MAX_HEADER:
         raise RepairError(f"{file}: the new header would hold {len(text)} bytes; the format allows {MAX_HEADER}")

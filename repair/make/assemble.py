@@ -12,10 +12,11 @@ from auditor.layer import split
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
 from quant.errors import RepairError
 from repair.make.declare import Declaration, texts
-from repair.make.folder import Job
+from repair.make.job import Job
 from repair.make.layouts import Layout
 from repair.make.shard import NewShard, Row, Task, whole
 from repair.make.sources import Sources
+from repair.make.sources import served as served_shards
 from repair.shardheader import Entry, ordered
 
 _HEAD = "lm_head"
@@ -89,10 +90,8 @@ def assemble(
 
 def served(checkpoint: Checkpoint) -> dict[str, TensorRef]:
     """The tensors that a loader reads: none of stray files, or of a second copy under another index."""
-    apart = {name for index in checkpoint.other_indices for name in index.shards()}.union(checkpoint.stray)
-    if checkpoint.index is not None:
-        apart -= checkpoint.index.shards()
-    return {name: ref for name, ref in checkpoint.tensors.items() if ref.shard not in apart}
+    shards = served_shards(checkpoint)
+    return {name: ref for name, ref in checkpoint.tensors.items() if ref.shard in shards}
 
 
 def expect_whole(checkpoint: Checkpoint) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from auditor.checkpoint import CONFIG, HF_QUANT_CONFIG
 from auditor.declaration import Activation, Algorithm, Family, Group
 from auditor.dialects import located
 from auditor.jsonfile import Json
 from quant.errors import RepairError
+from repair.make.job import tool_version
 from repair.make.layouts import Layout
 
 _CT_VERSION = "0.19.0"  # of compressed-tensors, whose layout and key names these are
@@ -215,10 +215,7 @@ def _modelopt_group(group: Group) -> Json:
 
 
 def _producer() -> Json:
-    try:
-        return {"name": "checkpoint-audit", "version": version("checkpoint-audit")}
-    except PackageNotFoundError:
-        return {"name": "checkpoint-audit", "version": ""}
+    return {"name": "checkpoint-audit", "version": tool_version()}
 
 
 def _text(content: Json, indent: int) -> bytes:

@@ -35,7 +35,7 @@ class Copy(NamedTuple):
 
 
 class Fill(NamedTuple):
-    """Bytes of new tensor ``tensor`` from byte ``at`` on."""
+    """Bytes of new tensor ``tensor`` from byte ``at`` on; a view of any item size, contiguous."""
 
     tensor: str
     at: int
@@ -131,15 +131,15 @@ class _Writer:
             if isinstance(piece, Row):
                 rows.append(piece)
                 continue
-            length = piece.length if isinstance(piece, Copy) else len(piece.content)
+            length = piece.length if isinstance(piece, Copy) else memoryview(piece.content).nbytes
             at = self._claim(piece.tensor, piece.at, length)
             if isinstance(piece, Copy):
                 if piece.offset < 0 or piece.offset + length > piece.ref.nbytes:
-                    raise RepairError(f"{piece.ref.shard}: {piece.ref.name}: a copy would leave the tensor")
-                source = piece.sources.handle(piece.ref.shard)
-                copy(source, self._file, piece.ref.start + piece.offset, at, length)
-            else:
-                self._file.write(at, piece.content)
+                    raise RepairError(f"{piece.ref.shard}: {piece.ref.name[:200]}: a copy would leave the tensor")
+                with piece.sources.lent(piece.ref.shard) as source:
+                    copy(source, self._file, piece.ref.start + piece.offset, at, length)
+            elif length:
+                self._file.write(at, memoryview(piece.content).cast("B"))
             if self._tick:
                 with self._lock:
                     self._tick(length)
@@ -151,7 +151,7 @@ class _Writer:
         if place is None:
             raise RepairError(f"{self._shard.name}: {tensor[:200]} is no tensor of this shard")
         start, nbytes = place
-        if at < 0 or at + length > nbytes:
+        if min(at, length) < 0 or at + length > nbytes:
             raise RepairError(f"{self._shard.name}: {tensor[:200]}: bytes {at}..{at + length} lie outside it")
         with self._lock:
             given = self._given[tensor]

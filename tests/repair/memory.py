@@ -62,6 +62,19 @@ class Change:
             names[self.came] = self.inode
         if self.gone is not None and names.get(self.gone) == self.inode:
             del names[self.gone]
+            for path in [path for path in names if self.came and self.gone in path.parents]:  # a folder's content
+                names[self.moved(path)] = names.pop(path)
+
+    def moved(self, path: Path) -> Path:
+        """Where a path lies once the change is done."""
+        if self.gone is None or self.came is None or self.gone not in path.parents:
+            return path
+        return self.came / path.relative_to(self.gone)
+
+    def after(self, other: Change) -> Change:
+        """The same change, once ``other`` has moved its folder."""
+        gone, came = (path and other.moved(path) for path in (self.gone, self.came))
+        return Change(gone, came, self.inode)
 
 
 @dataclass
@@ -240,12 +253,15 @@ class MemoryFs:
                 left.append(Change(change.gone, None, change.inode))  # the file may keep its old name as well
             elif path in {name.parent for name in (change.gone, change.came) if name}:
                 change.do(self.disk.durable)
+                left = [other.after(change) for other in left]
             else:
                 left.append(change)
         self.disk.pending = left
 
     def rename(self, source: Path, target: Path) -> None:
         inode = self._at(source)
+        if any(target in path.parents for path in self.disk.names):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(target))
         if len(self.calls) == self.dies:
             self._names(source, target, inode.number)
         self._call(f"rename {source.name} {target.name}")
@@ -300,3 +316,9 @@ class MemoryFs:
 
     def resolve(self, path: Path) -> Path:
         return path
+
+    def clone(self, source: int, target: int) -> bool:
+        return False
+
+    def copy_range(self, source: int, target: int, length: int, offset: int, at: int) -> int:
+        return self.pwrite(target, self.pread(source, length, offset), at)
