@@ -20,7 +20,7 @@ from repair.fixes.catalogue import ENTRIES, RANK
 from repair.fixes.desk import Desk, Options
 from repair.fixes.index import rebuilt
 from repair.fixes.overlay import HELD
-from repair.fixes.proposal import Edit, Left, NewTensor, Proposal, TextEdit
+from repair.fixes.proposal import Edit, Left, NewTensor, Proposal, Rescale, TextEdit
 from repair.patch import Patch, Plan, Skipped, TextPatch, plan_for
 from repair.rewrite import Change, New
 
@@ -233,6 +233,8 @@ def _take(item: Proposal | Left, built: Built, options: Options) -> None:
     for change in changes:
         if isinstance(change, Edit):
             built.desk.overlay.put(change.ref, change.at, change.new, item.rule, item.reason, item.safety)
+        elif isinstance(change, Rescale):
+            built.desk.overlay.rescale(*change, item.rule, item.reason, item.safety)
         elif isinstance(change, TextEdit):
             built.desk.rewrite(change, item)
         else:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 Read = Callable[[TensorRef, int, int], bytes]
-BLOCKS = 1 << 16  # looked at together: their look-ups stay in the second-level cache
+BLOCKS = 1 << 17  # looked at together
 MEASURED = 512 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
 _THREADS = 4
 _AHEAD = 4  # chunks for each thread that are read before they are summed

@@ -23,7 +23,7 @@ from quant.scheme import GlobalScale
 from repair.effect import Effect, Effects, Energy, counts, steps
 from repair.fixes.blocks import Bytes, pick, zero_codes
 from repair.fixes.desk import Desk, pieces
-from repair.fixes.proposal import Edit, Left, Proposal
+from repair.fixes.proposal import Edit, Left, Proposal, Rescale
 
 _STEP = 1 << 20
 
@@ -206,7 +206,7 @@ def _effect(member: Member, known: Energy | None) -> Effect:
     return Effect(member.layer.name, of, known.error(true, loaded), known.error(true, after), note)
 
 
-def _edits(desk: Desk, members: Sequence[QuantizedLayer], changing: Sequence[Member]) -> Iterator[Edit]:
+def _edits(desk: Desk, members: Sequence[QuantizedLayer], changing: Sequence[Member]) -> Iterator[Edit | Rescale]:
     for member in changing:
         layer, ref = member.layer, member.layer.global_scale
         refs = [m.global_scale for m in members if m.global_scale]
@@ -223,5 +223,5 @@ def _edits(desk: Desk, members: Sequence[QuantizedLayer], changing: Sequence[Mem
                 yield from zero_codes(layer, geometry, here.flat)
         table = member.table.tobytes()
         for at, length in pieces(last - first, _STEP):
-            yield Edit(layer.scales, first + at, desk.overlay.mapped(layer.scales, first + at, length, table))
+            yield Rescale(layer.scales, first + at, length, table)
         yield Edit(ref, member.expert * ref.itemsize, raw)

@@ -127,14 +127,27 @@ class Overlay:
             buffer[low - at : high - at] = segment.part(low, high)
         return bytes(buffer)
 
-    def put(self, ref: TensorRef, at: int, new: bytes | Mapped, rule: str, reason: str, safety: Safety) -> None:
-        """Plan new bytes; over earlier plans they win.  Mapped ones are a table over what is stored there."""
+    def put(self, ref: TensorRef, at: int, new: bytes, rule: str, reason: str, safety: Safety) -> None:
+        """Plan new bytes; over earlier plans they win."""
         track = self._tracks.setdefault(ref.name, _Track(ref))
-        if isinstance(new, Mapped):
-            track.put(Segment(at, new, rule, reason, safety))
-            return
         for low in range(0, len(new), STEP):
             track.put(Segment(at + low, self._kept(new[low : low + STEP]), rule, reason, safety))
+
+    def rescale(
+        self, ref: TensorRef, at: int, length: int, table: bytes, rule: str, reason: str, safety: Safety
+    ) -> None:
+        """Plan for each byte, as it will be, its entry in a table; at most STEP of them.
+
+        Where nothing else is planned the table stands for the bytes.
+        """
+        track = self._tracks.setdefault(ref.name, _Track(ref))
+        if track.segments[track.over(at, at + length)]:
+            self.put(ref, at, self.read(ref, at, length).translate(table), rule, reason, safety)
+        else:
+            track.put(Segment(at, self._table(ref, at, length, table), rule, reason, safety))
+
+    def _table(self, ref: TensorRef, at: int, length: int, table: bytes) -> Mapped:
+        return Mapped(Stored(_Tensor(self._stored, ref), at, length), table)
 
     def _kept(self, new: bytes) -> Content:
         if len(new) <= HELD:
@@ -147,16 +160,6 @@ class Overlay:
         """Give the scratch file back; the plan can no longer be carried out."""
         if self._spool is not None:
             self._spool.close()
-
-    def mapped(self, ref: TensorRef, at: int, length: int, table: bytes) -> Mapped | bytes:
-        """What a table makes of bytes as they will be; as a table where they will be what is stored."""
-        track = self._tracks.get(ref.name)
-        if track is not None and track.segments[track.over(at, at + length)]:
-            return self.read(ref, at, length).translate(table)
-        return self._table(ref, at, length, table)
-
-    def _table(self, ref: TensorRef, at: int, length: int, table: bytes) -> Mapped:
-        return Mapped(Stored(_Tensor(self._stored, ref), at, length), table)
 
     def touched(self, ref: TensorRef) -> bool:
         """Whether anything is planned for the tensor."""

@@ -8,16 +8,24 @@ from typing import NamedTuple
 
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
-from repair.content import Mapped
 from repair.effect import Effect, Effects
 
 
 class Edit(NamedTuple):
-    """New bytes of a stored tensor, from byte ``at`` of it on; or what each stored byte there becomes."""
+    """New bytes of a stored tensor, from byte ``at`` of it on."""
 
     ref: TensorRef
     at: int
-    new: bytes | Mapped
+    new: bytes
+
+
+class Rescale(NamedTuple):
+    """Bytes of a stored tensor, each of which becomes its entry in a table of 256."""
+
+    ref: TensorRef
+    at: int
+    length: int
+    table: bytes
 
 
 class TextEdit(NamedTuple):
@@ -44,7 +52,7 @@ class NewTensor(NamedTuple):
     beside: bool = False
 
 
-Change = Edit | TextEdit | NewTensor
+Change = Edit | Rescale | TextEdit | NewTensor
 
 
 @dataclass(frozen=True)
