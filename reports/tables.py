@@ -1,7 +1,7 @@
-"""An audit as pandas tables.
+"""An audit, or a comparison, as pandas tables.
 
-Columns and dtypes are those of `reports.columns`, the same for an empty table, so that tables of several
-audits can be put together with `pandas.concat`.
+Columns and dtypes are those of `reports.columns` and `reports.comparison`, the same for an empty table, so that tables
+of several audits can be put together with `pandas.concat`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import pandas as pd
 
 from auditor.audit import Audit
 from auditor.finding import Finding
-from reports import columns
+from repair.distance_result import Comparison
+from reports import columns, comparison
+from reports.comparison import Ranking
 
 
 def findings(audit: Audit, only: Sequence[Finding] | None = None) -> pd.DataFrame:
@@ -39,6 +41,12 @@ def layers(audit: Audit) -> pd.DataFrame:
 def skipped(audit: Audit) -> pd.DataFrame:
     """One row a tensor or file that could not be checked, and why."""
     return _frame(columns.skipped_rows(audit), columns.SKIPPED)
+
+
+def distances(compared: Ranking | Comparison) -> pd.DataFrame:
+    """One row a tensor of a comparison: errors, blocks, and what it was compared with; worst first."""
+    ranking = compared if isinstance(compared, Ranking) else Ranking(compared)
+    return _frame(comparison.distance_rows(ranking), comparison.DISTANCES)
 
 
 def _frame(rows: Iterable[tuple[columns.Value, ...]], dtypes: Mapping[str, str]) -> pd.DataFrame:

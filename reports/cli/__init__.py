@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from reports.cli.compare import compare
 from reports.cli.demo import demo
 from reports.cli.explain import explain
 from reports.cli.repair import repair
@@ -45,5 +46,6 @@ def main(
 app.command()(scan)
 app.command()(repair)
 app.command()(undo)
+app.command()(compare)
 app.command()(explain)
 app.command()(demo)

@@ -1,0 +1,136 @@
+"""What a comparison of two checkpoints gives: a row for each tensor, the worst blocks, and what was left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from typing import NamedTuple
+
+from quant.distance import Distance, Operand, Spot
+from quant.metrics import ErrorSums
+from quant.quantised import Quantised
+from repair.distance_pairs import Pair, Unmatched
+from repair.distance_read import Piece
+from repair.source_codes import scale_lines
+
+
+class WorstBlock(NamedTuple):
+    """A block of B: where it is and how wrong.
+
+    ``error``: Σ(a - b)², infinite where that is no number; ``rows`` and ``columns``: (first, one past the last), of
+    one expert's weight, output rows first; ``offset``: absolute byte offset in ``shard`` of the block's scale, of its
+    first weight where B is float; ``scale``: what one code step is worth, None where B is float.
+    """
+
+    error: float
+    tensor: str
+    expert: int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    shard: str
+    offset: int
+    scale: float | None
+
+
+@dataclass(frozen=True)
+class TensorDistance:
+    """One weight of B against the rows of A that it stands for; ``expert`` is None for a tensor as a whole.
+
+    ``sources``: names in A; ``format`` and ``source_format``: layout, or dtype of a float tensor; ``rows`` and
+    ``columns`` of one expert; ``blocks``, ``exact``, ``rounding``, ``incomparable``, ``broken``: see
+    `quant.distance.Distance`.
+    """
+
+    tensor: str
+    shard: str
+    expert: int | None
+    sources: tuple[str, ...]
+    format: str
+    source_format: str
+    experts: int
+    rows: int
+    columns: int
+    quantised: bool  # whether either side is
+    found: Distance
+    worst: tuple[WorstBlock, ...]
+
+    @property
+    def sums(self) -> ErrorSums:
+        """Sums over all elements that can be compared."""
+        return self.found.sums
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there was an element to compare."""
+        return self.sums.count > 0
+
+    def fails(self, max_mse: float | None, min_sqnr: float | None) -> bool:
+        """Whether it is worse than a limit; a value that is not finite on one side only is worse than any."""
+        if self.found.broken:
+            return True
+        over = max_mse is not None and not self.sums.mse <= max_mse
+        return over or (min_sqnr is not None and not self.sums.sqnr >= min_sqnr)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything a comparison found, and what it could not compare.
+
+    ``tensors`` in the order of B; ``unread``: files and tensors that could not be read; ``ignored``: how many tensors
+    hold no weights, by kind, of both sides together.
+    """
+
+    a: str
+    b: str
+    tensors: tuple[TensorDistance, ...]
+    unmatched: tuple[Unmatched, ...]
+    unread: tuple[Unmatched, ...]
+    ignored: Counter[str] = field(default_factory=Counter)
+    bytes_compared: int = 0
+
+    @cached_property
+    def total(self) -> Distance:
+        """Over the tensors that are quantised on a side; over all that differ where none is."""
+        chosen = [t.found for t in self.tensors if t.quantised]
+        chosen = chosen or [t.found for t in self.tensors if t.sums.squared != 0]
+        return reduce(lambda a, b: a + b, chosen, Distance())
+
+    def worst(self, count: int) -> tuple[WorstBlock, ...]:
+        """The blocks of the largest squared error, the largest first; on a tie in the order of the tensors."""
+        blocks = (block for tensor in self.tensors for block in tensor.worst)
+        return tuple(sorted(blocks, key=lambda block: -block.error)[:count])
+
+
+def worst_block(pair: Pair, piece: Piece, b: Operand, spot: Spot) -> WorstBlock:
+    """A block of a piece, ``b`` being B's side of it, with its place in the files."""
+    (error, row, column), (high, wide) = spot, pair.block
+    if pair.flat:
+        row, column = divmod(piece.rows.start + column, pair.shape.columns)
+    else:
+        row = piece.rows[row]
+    rows, columns = (row, min(row + high, pair.shape.rows)), (column, min(column + wide, pair.shape.columns))
+    offset, scale = _place(pair, piece.expert, row, column), None
+    if isinstance(b.weights, Quantised):
+        held = b.weights
+        stored_row = b.rows.start + (row - piece.rows.start) // piece.rows.step * b.rows.step
+        each = held.scheme.block
+        tall, broad = (1, each[0]) if len(each) == 1 else each
+        line, place = stored_row // tall if tall else 0, column // broad if broad else 0
+        one = held.scheme.block_scales(held.scales[line : line + 1, place : place + 1], held.global_scale)
+        scale = float(one[0, 0])
+    return WorstBlock(error, pair.ref.name, piece.expert, rows, columns, pair.ref.shard, offset, scale)
+
+
+def _place(pair: Pair, expert: int, row: int, column: int) -> int:
+    """Absolute byte offset in B's shard of a block's scale, of its first weight where B is float."""
+    shape, ref = pair.shape, pair.ref
+    if pair.layer is None:
+        at = row + column * shape.rows if pair.transposed else row * shape.columns + column
+        return ref.start + (expert * shape.rows * shape.columns + at) * ref.itemsize
+    scales, lines = pair.layer.scales, scale_lines(pair.layer)
+    if lines is None:
+        return scales.start + (expert * scales.itemsize if scales.size > 1 else 0)
+    across, wide = row // pair.block[0], column // pair.block[1]
+    at = wide * lines.rows + across if lines.across else across * lines.width + wide
+    return scales.start + (expert * lines.rows * lines.width + at) * scales.itemsize
