@@ -59,14 +59,14 @@ def fit(layer: QuantizedLayer, habits: Habits) -> Fit:
 
 
 def _sound(stored: Quantised, rows: int, columns: int) -> NDArray[np.bool_]:
-    """Which codes are under a block scale that is a number above zero, and not all 7."""
+    """Which codes are numbers under a block scale that is one above zero, and not all 7."""
     scales = stored.scales
     values = stored.scheme.scale.values[scales] if stored.scheme.scale is not None else scales
     looked = _spread(np.isfinite(values) & (values > 0), stored.scheme.block, (rows, columns))
     if stored.scheme.packed:
         lost = (stored.codes.reshape(rows, -1, stored.scheme.block[0]) == 7).all(-1)
-        looked &= ~_spread(lost, stored.scheme.block, (rows, columns))
-    return looked
+        return looked & ~_spread(lost, stored.scheme.block, (rows, columns))
+    return looked & np.isfinite(stored.scheme.element.values[stored.codes])
 
 
 def _under(layer: QuantizedLayer, habits: Habits, w: Floats, stored: Quantised) -> NDArray[np.uint8] | None:

@@ -260,6 +260,17 @@ def test_fp8_codes_come_back_one_by_one():
         assert_equal(layer, Overlay(hurt, pieces), both.files)
 
 
+def test_nan_codes_do_not_speak_against_the_source():
+    """Every ninth FP8 code is NaN: the others say whose source it is, and all come back."""
+    with pair("llama_fp8", LLAMA) as both:
+        layer = both.layer("k_proj")
+        places = range(0, layer.codes.nbytes, 9)
+        hurt = Overlay(both.files, [Piece(layer.codes, at, b"\xff") for at in places])
+        both.habits.reader = hurt
+        assert require_source(layer, both.habits).share == 1.0
+        assert_equal(layer, Overlay(hurt, list(both.restorer.codes(layer, places))), both.files)
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_fused_experts_of_a_real_export(tmp_path, turned):
     """gpt-oss has no source here: its own weights, as float32 in both orientations, must give it back."""

@@ -16,72 +16,17 @@ pytest.importorskip("compressed_tensors")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from auditor.audit import Depth  # noqa: E402
-from auditor.checkpoint import open_checkpoint  # noqa: E402
-from auditor.engine import examine  # noqa: E402
 from auditor.finding import Safety  # noqa: E402
 from auditor.formats.base import Role  # noqa: E402
-from auditor.layer import QuantizedLayer, recognise  # noqa: E402
-from repair import build  # noqa: E402
-from repair.apply import apply  # noqa: E402
-from repair.fixes.desk import Options  # noqa: E402
+from tests.repair.clients.serving import LLAMA, by_transformers, distance, layers, logits, lose, poke, repair  # noqa: E402
 from tests.repair.restoring import EXPORTS  # noqa: E402
 
 pytestmark = pytest.mark.clients
-LLAMA = EXPORTS / "llama_nvfp4__source"
-TOKENS = torch.arange(96).mul(37).remainder(250).reshape(2, 48)
-
-
-def layers(root: Path) -> dict[str, QuantizedLayer]:
-    return {one.name: one for one in recognise(open_checkpoint(root).tensors.values()).layers}
-
-
-def poke(root: Path, edits: list[tuple[int, bytes]]) -> None:
-    with open(root / "model.safetensors", "r+b") as file:
-        for at, new in edits:
-            file.seek(at)
-            file.write(new)
-
-
-def lose(layer: QuantizedLayer, places: list[int], scale: int, codes: int = 0x77) -> list[tuple[int, bytes]]:
-    """Blocks as an exporter loses them: codes 7 under a scale that is NaN or zero."""
-    edits = [(layer.codes.start + 8 * place, bytes([codes]) * 8) for place in places]
-    return edits + [(layer.scales.start + place, bytes([scale])) for place in places]
-
-
-def repair(root: Path, source: Path | None = LLAMA, risk: Safety = Safety.EXACT) -> int:
-    """Plan, write, verify, as the command does; how many repairs."""
-    ctx, audit = examine(str(root), depth=Depth.FULL)
-    theirs = build.SourceFixes(source, "auto", ctx) if source else None
-    built = build.build(ctx, audit.findings, Options(risk), theirs)
-    apply(root, build.plan(built))
-    built.desk.overlay.close()
-    if theirs is not None:
-        theirs.close()
-    ctx.close()
-    return len(built.repairs)
-
-
-def logits(model) -> np.ndarray:
-    with torch.no_grad():
-        return model.eval()(TOKENS).logits.float().numpy().astype(np.float64)
-
-
-def distance(x: np.ndarray, reference: np.ndarray) -> float:
-    return float(np.linalg.norm(x - reference) / np.linalg.norm(reference))
 
 
 @pytest.fixture(scope="module")
 def unquantised() -> np.ndarray:
     return logits(transformers.AutoModelForCausalLM.from_pretrained(LLAMA, dtype=torch.float32))
-
-
-def by_transformers(root: Path, dequantise: bool) -> np.ndarray:
-    """Through transformers and compressed-tensors: decompressed while loading, or by its own hooks."""
-    if dequantise:
-        more = {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
-        return logits(transformers.AutoModelForCausalLM.from_pretrained(root, dtype=torch.float32, **more))
-    return logits(transformers.AutoModelForCausalLM.from_pretrained(root, dtype=torch.bfloat16))
 
 
 def by_modelopt(root: Path) -> np.ndarray:
