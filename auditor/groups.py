@@ -56,23 +56,29 @@ def fused_sets(layers: Iterable[QuantizedLayer]) -> Iterator[FusedSet]:
 
     A set that lies wholly within a larger one present under the same parent is left out: k/v of q/k/v.
     """
-    parents: dict[str, dict[str, QuantizedLayer]] = {}
-    for layer in layers:
-        parent, _, leaf = layer.name.rpartition(".")
+    by_place = {layer.name.rpartition(".")[::2]: layer for layer in layers}
+    for parent, leaves in fused_names(layer.name for layer in by_place.values()):
+        yield FusedSet(parent, leaves, tuple(by_place[parent, leaf] for leaf in leaves))
+
+
+def fused_names(names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The same from module names alone: (parent, leaves) of every set with at least two members."""
+    parents: dict[str, set[str]] = {}
+    for name in names:
+        parent, _, leaf = name.rpartition(".")
         if leaf in _SETS_OF:
-            parents.setdefault(parent, {})[leaf] = layer
+            parents.setdefault(parent, set()).add(leaf)
     for parent, children in parents.items():
         if _CROSS.search(parent):  # queries read other states than keys and values, and are not fused with them
-            children = {leaf: layer for leaf, layer in children.items() if leaf not in _QUERIES}
+            children = children - _QUERIES
         numbers = sorted({n for leaf in children for n in _SETS_OF[leaf]})
         seen: list[frozenset[str]] = []
         for number in numbers:
-            members = tuple(children[leaf] for leaf in FUSED_SETS[number] if leaf in children)
-            names = frozenset(m.leaf for m in members)
-            if len(members) < 2 or any(names <= other for other in seen):
+            leaves = tuple(leaf for leaf in FUSED_SETS[number] if leaf in children)
+            if len(leaves) < 2 or any(other >= set(leaves) for other in seen):
                 continue
-            seen.append(names)
-            yield FusedSet(parent, tuple(m.leaf for m in members), members)
+            seen.append(frozenset(leaves))
+            yield parent, leaves
 
 
 _EXPERT = re.compile(r"^(.*\bexperts)\.(\d+)\.(.+)$")

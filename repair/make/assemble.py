@@ -17,6 +17,7 @@ from repair.make.layouts import Layout
 from repair.make.shard import NewShard, Row, Task, whole
 from repair.make.sources import Sources
 from repair.make.sources import served as served_shards
+from repair.make.wildcards import summarised
 from repair.shardheader import Entry, ordered
 
 _HEAD = "lm_head"
@@ -171,4 +172,6 @@ def _ignored(
     head = next((name for name in (*found, *quantised) if name.rpartition(".")[2] == _HEAD), None)
     if head is None and not any(name.endswith(f"{_HEAD}.weight") for name in checkpoint.tensors):
         found.add(_HEAD)
+    if layout is Layout.MODELOPT:
+        return summarised(found - quantised, quantised)
     return tuple(sorted(found - quantised))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from auditor.formats.base import Role
 from quant import metrics
 from quant.errors import NumericError, RepairError
-from quant.floats import Floats, Word, largest
+from quant.floats import Floats, Word, largest, widen
 from quant.metrics import ErrorSums
 from quant.nvfp4 import Method as Scales
 from quant.quantised import Quantised
@@ -20,10 +20,10 @@ from repair.make.layouts import MODELOPT_3D, NVFP4, Layout, Target
 from repair.make.recipe import Method
 from repair.make.requantise_weights import BLOCK, Weight
 from repair.make.shard import Fill, Piece, Row
+from repair.restore_pieces import Reader, read_array
 from repair.restore_recipes import Recipe as Way
 from repair.shardheader import Entry
 from repair.source_codes import WORDS, native
-from repair.sourcereader import Reader, read_array
 
 CHUNK = 1 << 21  # weights at a time: 4 MB of bf16
 _KEPT = 1 << 22  # weights of a set that are kept between the two passes
@@ -98,9 +98,13 @@ class Making:
                 yield from self._weight(weight, found, way, amax, len(members))
 
     def _way(self, word: Word) -> Way:
-        """As the layout's exporter rounds; llm-compressor divides in the weight's own precision."""
-        scales = Scales.SWEEP if self.method is Method.MSE else Scales.DYNAMIC
-        return Way(self.method.value, scales, word if self.layout is Layout.COMPRESSED_TENSORS else Word.FLOAT32)
+        """As the layout's exporter rounds: llm-compressor divides in the weight's own precision.
+
+        The sweep is not llm-compressor's, and wants a global scale as near to its candidates as can be.
+        """
+        if self.method is Method.MSE:
+            return Way(self.method.value, Scales.SWEEP)
+        return Way(self.method.value, word=word if self.layout is Layout.COMPRESSED_TENSORS else Word.FLOAT32)
 
     def _weight(
         self, weight: Weight, found: Iterator[Chunk] | list[Chunk], way: Way, amax: np.float32, members: int
@@ -164,7 +168,7 @@ class _Sheet:
 
 
 def _raw(content: NDArray[np.uint8]) -> memoryview:
-    return memoryview(np.ascontiguousarray(content).reshape(-1))
+    return np.ascontiguousarray(content).reshape(-1).data
 
 
 def chunks(weight: Weight, reader: Reader) -> Iterator[Chunk]:
@@ -215,6 +219,4 @@ def _largest(weight: Weight, chunk: Chunk) -> np.float32:
 
 
 def _wide(w: Floats) -> NDArray[np.float32]:
-    from quant.floats import widen
-
     return widen(w).reshape(-1)

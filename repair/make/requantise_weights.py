@@ -137,8 +137,8 @@ def _modules(ref: TensorRef, tensors: Mapping[str, TensorRef], config: Json | No
 
 def _weights(ref: TensorRef, experts: Experts | None, config: Json | None, layout: Layout) -> Iterator[Weight]:
     if experts is None:
-        rows, columns = ref.shape
-        yield Weight(ref.name.removesuffix(".weight"), ref, range(1), range(rows), rows, columns)
+        high, columns = ref.shape
+        yield Weight(ref.name.removesuffix(".weight"), ref, range(1), range(high), high, columns)
         return
     high, columns = experts.rows, experts.columns
     if layout is Layout.MODELOPT and experts.across and set(model_types(config)) & KEPT_FUSED:
