@@ -21,7 +21,8 @@ from repair.make.experts import Experts
 from repair.make.job import Job
 from repair.make.layouts import Layout
 from repair.make.recipe import KvCache, Recipe
-from repair.make.requantise_task import Making, Requantised
+from repair.make.requantise_row import Requantised
+from repair.make.requantise_task import Making
 from repair.make.requantise_weights import Found, Weight, find
 from repair.make.shard import Copy, Fill, Piece, Task
 from repair.make.sources import Sources

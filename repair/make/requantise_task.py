@@ -18,8 +18,9 @@ from quant.nvfp4 import Method as Scales
 from quant.quantised import Quantised
 from repair.make.layouts import MODELOPT_3D, NVFP4, Layout, Target
 from repair.make.recipe import Method
+from repair.make.requantise_row import Requantised
 from repair.make.requantise_weights import BLOCK, Weight
-from repair.make.shard import Fill, Piece, Row
+from repair.make.shard import Fill, Piece
 from repair.restore_pieces import Reader, read_array
 from repair.restore_recipes import Recipe as Way
 from repair.shardheader import Entry
@@ -36,20 +37,6 @@ class Chunk(NamedTuple):
     row: int
     column: int
     w: Floats
-
-
-@dataclass(frozen=True)
-class Requantised(Row):
-    """What became of one weight.  ``amax``: that of its set, of ``members`` weights; the sums: see `ErrorSums`."""
-
-    method: str
-    amax: float
-    members: int
-    count: int
-    squared: float
-    source: float
-    bytes_in: int
-    bytes_out: int
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ each for itself, until its folder is synced.  A rename is atomic.  A sync of a f
 
 from __future__ import annotations
 
-import copy
 import errno
 import random
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repair.osfs import Status
@@ -98,6 +97,14 @@ class Disk:
         inode.content, inode.durable = bytearray(content), content
         self.names[path] = self.durable[path] = inode.number
 
+    def copy(self) -> Disk:
+        """The same disk, to be changed apart."""
+        inodes = {
+            number: replace(inode, content=bytearray(inode.content), pending=list(inode.pending))
+            for number, inode in self.inodes.items()
+        }
+        return Disk(inodes, dict(self.names), dict(self.durable), list(self.pending), self.counter)
+
     def crashed(self, rng: random.Random, how: str) -> Disk:
         """What is left after the power went.
 
@@ -105,7 +112,7 @@ class Disk:
         "mix" a random part of everything in random order; "kill" only ends the process: the system goes on
         and what was unsynced still is.
         """
-        left = copy.deepcopy(self)
+        left = self.copy()
         if how == "kill":
             return left
         for inode in left.inodes.values():

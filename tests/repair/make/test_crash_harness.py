@@ -65,11 +65,6 @@ def test_the_folder_named_before_its_files_are_there(monkeypatch):
     caught()
 
 
-def test_configuration_first(monkeypatch):
-    monkeypatch.setattr(folder.Job, "files", property(lambda job: {**job.texts, **job._index()}))
-    caught()
-
-
 def test_texts_left_beside_missing_shards(monkeypatch):
     monkeypatch.setattr(folder._Growing, "expect_room", lambda self: self._notes.put("config.json", b"{}"))
     caught()
