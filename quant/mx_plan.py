@@ -82,6 +82,14 @@ class Plan:
         """E4M3 codes [rows, K / 16] of rows that keep their codes."""
         return new_scales(scales, self.m)
 
+    def carried_out(self, part: Rows, first: int, last: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Codes and scales of rows ``first`` to ``last``: uint8 [rows, K / 2] and [rows, K / 16]."""
+        scales = part.scales(first, last)
+        if self.keeps(scales):
+            return part.packed(first, last), self.new_scales(scales)
+        made = [self.cast(part.packed(a, b), part.scales(a, b)) for a, b in chunks(part, begin=first, end=last)]
+        return np.concatenate([one.packed for one in made]), np.concatenate([one.scales for one in made])
+
     def cast(self, packed: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Moved:
         """Rows under the plan: ``packed`` uint8 [rows, K / 2], ``scales`` uint8 [rows, K / 32]."""
         if self.method is None:

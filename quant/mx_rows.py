@@ -34,10 +34,10 @@ class Rows(Protocol):
         """Where a scale lies in the stored tensor, for messages."""
 
 
-def chunks(part: Rows, nbytes: int = _CODES) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that hold about this many bytes of codes; the same for every tensor of this shape."""
-    step = max(1, nbytes // max(1, 16 * part.blocks))
-    return ((first, min(first + step, part.rows)) for first in range(0, part.rows, step))
+def chunks(part: Rows, nbytes: int = _CODES, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
+    """Ranges of rows from ``begin`` to ``end`` of about this many bytes of codes; one shape, one way of cutting."""
+    step, end = max(1, nbytes // max(1, 16 * part.blocks)), part.rows if end is None else end
+    return ((first, min(first + step, end)) for first in range(begin, end, step))
 
 
 def survey(part: Rows) -> tuple[int, int]:
