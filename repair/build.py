@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.context import Context
 from auditor.finding import Finding, Safety, Severity
+from auditor.layer import QuantizedLayer
 from quant.errors import NumericError
 from repair.content import Content, Mapped, Shared, Stored
 from repair.effect import Effect, Effects
@@ -21,6 +22,7 @@ from repair.fixes.desk import Desk, Options
 from repair.fixes.index import rebuilt
 from repair.fixes.overlay import HELD
 from repair.fixes.proposal import Edit, Left, NewTensor, Proposal, Rescale, TextEdit
+from repair.layerchange import measure_against
 from repair.patch import Patch, Plan, Skipped, TextPatch, plan_for
 from repair.rewrite import Change, New
 
@@ -52,6 +54,7 @@ class Built:
     settled: list[tuple[str, str]] = field(default_factory=list)
     wider: dict[Safety, int] = field(default_factory=dict)  # what a higher risk would mend besides
     begun: list[tuple[int, Effects]] = field(default_factory=list)  # effects of repairs, by number, being computed
+    against: dict[str, Effect] = field(default_factory=dict)  # errors of touched layers against the source, by name
 
     def finish(self) -> None:
         """Wait for the effects that were begun."""
@@ -60,34 +63,6 @@ class Built:
             self.repairs[number] = repair._replace(effects=(*repair.effects, *effects()))
         self.begun.clear()
         self.desk.tally.close()
-
-
-class LayerChange(NamedTuple):
-    """What a plan does to one layer (or to tensors of no layer, or to a file, under its name)."""
-
-    layer: str
-    nbytes: int
-    rules: tuple[str, ...]
-    effects: tuple[Effect, ...]
-
-
-def by_layer(built: Built, plan: Plan) -> list[LayerChange]:
-    """The plan's patches and texts by layer, in order of file and offset."""
-    roles = built.desk.ctx.recognised.roles
-    sizes: dict[str, int] = {}
-    rules: dict[str, set[str]] = {}
-    for patch in plan.patches:
-        known = roles.get(patch.tensor)
-        name = known[0].name if known else patch.tensor
-        sizes[name] = sizes.get(name, 0) + patch.length
-        rules.setdefault(name, set()).update(patch.rule.split("+"))
-    for text in plan.texts:
-        sizes[text.file] = len(text.new or b"")
-        rules[text.file] = set(text.rule.split("+"))
-    effects: dict[str, list[Effect]] = {}
-    for effect in (e for r in built.repairs for e in r.effects):
-        effects.setdefault(effect.layer, []).append(effect)
-    return [LayerChange(n, sizes[n], tuple(sorted(rules[n])), tuple(effects.get(n, ()))) for n in sizes]
 
 
 class SourceFixes:
@@ -108,14 +83,22 @@ class SourceFixes:
     def proposals(self, finding: Finding, desk: Desk) -> Iterator[Proposal | Left] | None:
         """The repair of a finding; None where the source has nothing to say about it."""
         from repair.restore_findings import CODES, proposals
+
+        return proposals(finding, desk, self._known(desk)) if finding.code in CODES else None
+
+    def _known(self, desk: Desk) -> Habits:
         from repair.restore_habits import Habits
         from repair.restore_recipes import Choice
 
-        if finding.code not in CODES:
-            return None
         if self._habits is None:
             self._habits = Habits(self.source, desk, self.layers, Choice(self.method))
-        return proposals(finding, desk, self._habits)
+        return self._habits
+
+    def expect_fit(self, layer: QuantizedLayer, desk: Desk) -> None:
+        """Raise RepairError unless the layer was made from this source, as far as its codes tell."""
+        from repair.restore_evidence import require_source
+
+        require_source(layer, self._known(desk))
 
     def mends(self, finding: Finding) -> bool:
         """Whether the finding is of a kind that a source mends."""
@@ -142,6 +125,8 @@ def build(ctx: Context, findings: Sequence[Finding], options: Options, source: S
             built.settled.append((finding.code, finding.tensor))
     _index_new(built.desk)
     built.finish()
+    if source is not None:
+        measure_against(built, source)
     return built
 
 

@@ -127,7 +127,7 @@ def _chunks(
 def _squares(scales: bytes, codes: bytes, geometry: Geometry) -> NDArray[np.float64]:
     """Squared codes in quarters, summed by scale byte; float64 [256], exact."""
     sums = _sums(codes, geometry.unit, geometry.inner)
-    return np.bincount(np.frombuffer(scales, np.uint8), weights=sums, minlength=256)
+    return np.asarray(np.bincount(np.frombuffer(scales, np.uint8), weights=sums, minlength=256), np.float64)
 
 
 @cache

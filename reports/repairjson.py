@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from repair.layerchange import by_layer
 from reports.jsonfile import SCHEMA_VERSION, Json
 
 if TYPE_CHECKING:
     from repair.build import Built, Repair
+    from repair.effect import Effect
     from repair.patch import Plan
     from reports.repairtext import Done
 
@@ -26,6 +29,10 @@ def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> s
         "skipped": [
             {"code": item.rule, "tensor": item.tensor, "reason": item.reason, "count": item.places}
             for item in built.left
+        ],
+        "layers": [
+            {"layer": row.layer, "bytes": row.nbytes, "rules": list(row.rules), "effects": _effects(row.effects)}
+            for row in by_layer(built, plan)
         ],
         "settled": [{"code": code, "tensor": tensor} for code, tensor in built.settled],
         "patches": len(plan.patches),
@@ -55,7 +62,9 @@ def _repair(repair: Repair) -> dict[str, Json]:
         "change": repair.change,
         "layers": list(repair.layers),
         "group": repair.group,
-        "effects": [
-            {"layer": e.layer, "of": e.of, "before": e.before, "after": e.after, "note": e.note} for e in repair.effects
-        ],
+        "effects": _effects(repair.effects),
     }
+
+
+def _effects(effects: Iterable[Effect]) -> list[Json]:
+    return [{"layer": e.layer, "of": e.of, "before": e.before, "after": e.after, "note": e.note} for e in effects]

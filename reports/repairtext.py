@@ -13,8 +13,9 @@ from reports.layout import Line, Span, cells, fold, fold_name, pad
 from reports.quantity import number, plural, size
 
 if TYPE_CHECKING:
-    from repair.build import Built, LayerChange, Repair
+    from repair.build import Built, Repair
     from repair.effect import Effect
+    from repair.layerchange import LayerChange
     from repair.ledger import Entry
     from repair.patch import Plan
     from reports.jsonfile import Json

@@ -149,7 +149,7 @@ class Job:
         if self.json:
             self._emit_json(built, plan, outcome)
             return
-        from repair.build import by_layer
+        from repair.layerchange import by_layer
         from reports import repairtext
 
         limit = repairtext.SHOWN if sys.stdout.isatty() else None

@@ -16,7 +16,8 @@ from auditor.audit import Depth
 from auditor.engine import examine
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
-from repair.build import SourceFixes, build, by_layer, plan
+from repair.build import SourceFixes, build, plan
+from repair.layerchange import by_layer
 from repair.content import piece_of
 from repair.fixes.desk import Options, float_bytes
 from repair.fixes.overlay import HELD, Overlay
