@@ -43,7 +43,7 @@ PHRASES: tuple[tuple[str, str], ...] = (
 TEXT_PREFIXES = frozenset({
     "", "model", "model.language_model", "language_model.model", "language_model", "model.text_model", "text_model",
     "model.language_model.model", "language_model.model.model", "transformer", "model.model", "llm", "llm.model",
-    "thinker.model", "model.llm", "backbone", "gpt_neox",
+    "thinker.model", "model.llm",
 })  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from quant.quantised import Quantised
 from quant.scheme import GlobalScale
 from repair.restore_habits import Habits
 from repair.restore_pieces import Reader
-from repair.restore_recipes import Recipe
+from repair.restore_recipes import Choice, Recipe
 from repair.source import Source, finite_amax
 from repair.source_codes import global_of, grid, scale_lines, scheme, step_rows, stored_rows
 
@@ -77,14 +77,14 @@ def _under(layer: QuantizedLayer, habits: Habits, w: Floats, stored: Quantised) 
         return None
     scales = np.where(sound, stored.scales, stored.scales[sound][0])  # the others are not looked at
     try:
-        return habits.recipe(layer).recipe.under(w, stored.scheme, scales, stored.global_scale).codes
+        return habits.recipe(layer, Choice.AUTO).recipe.under(w, stored.scheme, scales, stored.global_scale).codes
     except NumericError:
         return None
 
 
 def _anew(layer: QuantizedLayer, habits: Habits, w: Floats) -> NDArray[np.uint8] | None:
     """Codes of ``w`` as the recipe makes them from nothing; None in a layout without a global scale."""
-    kind, recipe = scheme(layer), habits.recipe(layer).recipe
+    kind, recipe = scheme(layer), habits.recipe(layer, Choice.AUTO).recipe
     top = habits.top(recipe, habits.members(layer))
     wide = recipe.global_scale(kind, top)
     if wide is None:

@@ -38,7 +38,7 @@ class Habits:
     reader: Reader
     layers: Sequence[QuantizedLayer]
     choice: Choice = Choice.AUTO
-    _recipes: dict[tuple[str, str], Agreement] = field(default_factory=dict)
+    _recipes: dict[tuple[str, str, Choice], Agreement] = field(default_factory=dict)
     _stops: dict[tuple[str, Recipe], int] = field(default_factory=dict)
     _tops: dict[tuple[str, Recipe], np.float32] = field(default_factory=dict)
     _sets: dict[str, tuple[QuantizedLayer, ...]] = field(default_factory=dict)
@@ -66,40 +66,44 @@ class Habits:
             found.setdefault(other.name, other)
         return list(found.values())
 
-    def recipe(self, layer: QuantizedLayer) -> Agreement:
+    def recipe(self, layer: QuantizedLayer, choice: Choice | None = None) -> Agreement:
         """The recipe that gives most of the stored bytes of up to a dozen layers of this layout, and how many.
 
-        With nothing to compare it is the layout's default with a share of 0.  Raises RepairError when the source
+        ``choice``: within what, by default within the user's choice.
+        With nothing to compare it is what the config declares or the layout's default, with a share of 0.  Raises RepairError when the source
         has no such layer.
         """
         word = self.source.word(layer)
-        key = (layer.format.name, word.value)
+        within = choice or self.choice
+        key = (layer.format.name, word.value, within)
         if key not in self._recipes:
             alike = [other for other in self.layers if other.format is layer.format]
             picked = [alike[i] for i in sorted({int(i) for i in np.linspace(0, len(alike) - 1, 2 * _LAYERS)})]
             picked = sorted(picked, key=lambda one: one.codes.nbytes)[:_LAYERS]
-            self._recipes[key] = self._shown(picked, scheme(layer), word)
+            self._recipes[key] = self._shown(picked, scheme(layer), word, within)
         return self._recipes[key]
 
-    def _shown(self, picked: Sequence[QuantizedLayer], kind: Scheme, word: Word) -> Agreement:
-        """What these layers show, within the user's choice; range searches are tried where nothing else explains them.
+    def _shown(self, picked: Sequence[QuantizedLayer], kind: Scheme, word: Word, choice: Choice) -> Agreement:
+        """What these layers show, within a choice; range searches are tried where nothing else explains them.
 
-        Where least squares are asked for and the layers show amax, it is the least-squares sweep.
+        Where least squares are asked for and the layers show amax, it is the least-squares sweep.  With nothing to
+        compare it is the observer that the config declares.
         """
-        tried = self._tried(picked, candidates(kind, word, self.choice))
+        tried = self._tried(picked, candidates(kind, word, choice))
         best = max(tried, key=lambda a: a.same)  # of equals the first
-        if self.choice is Choice.AMAX or best.share >= _PLAIN:
+        if choice is Choice.AMAX or best.share >= _PLAIN:
             return best
         more: list[Agreement] = []
         for recipe in searches(kind, word, self.source.observers):
             more += self._tried(picked, (recipe,))
             if more[-1].share >= _PLAIN:
                 break
-        if self.choice is Choice.MSE and more:
+        if choice is Choice.MSE and more:
             plain = self._tried(picked, candidates(kind, word, Choice.AMAX))
             if max(a.same for a in plain) > max(a.same for a in (*tried, *more)):
                 return best
-        return max((*tried, *more), key=lambda a: a.same)
+        told = more[:1] if self.source.observers and not best.looked else []  # nothing to compare: as declared
+        return max((*told, *tried, *more), key=lambda a: a.same)
 
     def _tried(self, picked: Sequence[QuantizedLayer], recipes: Sequence[Recipe]) -> list[Agreement]:
         tried = [Agreement(recipe) for recipe in recipes]

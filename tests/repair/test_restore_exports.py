@@ -99,6 +99,14 @@ def test_least_squares_asked_of_an_amax_export_are_the_sweeps():
         assert told.after.mse < 0.8 * told.before.mse
 
 
+def test_a_choice_does_not_change_whose_source_it_is():
+    """Asked for amax where a range search was at work, and a global scale lost: the source is still its own."""
+    with pair(OBSERVED, LLAMA, Choice.AMAX) as both:
+        layer = both.layer("o_proj")
+        both.habits.reader = Overlay(both.files, [Piece(layer.parts[Role.GLOBAL], 0, np.float32(np.nan).tobytes())])
+        assert require_source(layer, both.habits).share == 1.0
+
+
 def test_single_blocks_of_a_range_search():
     """Under a global scale made from a shrunk amax no block counts as saturated: lost blocks alone come back."""
     with pair(OBSERVED, LLAMA) as both:
