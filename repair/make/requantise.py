@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,13 +17,14 @@ from auditor.dialects import located
 from auditor.layer import recognise, split
 from auditor.tensorref import TensorRef
 from quant.errors import RepairError
+from repair.make import requantise_inputs as inputs
 from repair.make.assemble import Remade, Wish, assemble, expect_whole, served
 from repair.make.experts import Experts
 from repair.make.job import Job
 from repair.make.layouts import Layout
-from repair.make.recipe import KvCache, Recipe
-from repair.make.requantise_row import Requantised
-from repair.make.requantise_task import Making
+from repair.make.recipe import Activations, KvCache, Recipe
+from repair.make.requantise_row import Kind, Requantised, kinds, total_of
+from repair.make.requantise_task import Making, row_of
 from repair.make.requantise_weights import Found, Weight, find
 from repair.make.shard import Copy, Fill, Piece, Task
 from repair.make.sources import Sources
@@ -36,13 +38,22 @@ _ONE = {"BF16": b"\x80\x3f", "F16": b"\x00\x3c", "F32": b"\x00\x00\x80\x3f"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe does to a checkpoint.  ``inputs``: input scales to be stored, by module, as the layout has them."""
+    """What a recipe does to a checkpoint.
+
+    ``inputs``: input scales to be stored, by module, as the layout has them; ``calibrated``: whose they are.
+    """
 
     checkpoint: Checkpoint
     tensors: Mapping[str, TensorRef]
     recipe: Recipe
     found: Found
     inputs: Mapping[str, np.float32] = field(default_factory=dict)
+    calibrated: str = ""
+
+    @property
+    def making(self) -> Making:
+        """How each weight is made."""
+        return Making(self.recipe.method, self.recipe.layout, self.inputs)
 
     @property
     def algorithm(self) -> Algorithm:
@@ -50,29 +61,68 @@ class Plan:
         activation = Activation.STATIC if self.inputs else Activation.NONE
         return Algorithm("NVFP4" if self.inputs else "W4A16_NVFP4", Family.NVFP4, activation, 16)
 
+    @property
+    def kinds(self) -> list[Kind]:
+        """Its weights by kind, their errors unknown."""
+        return kinds(self._rows())
 
-def plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
-    """What is to be quantised, without input scales.
+    @property
+    def total(self) -> Kind:
+        """All of them."""
+        return total_of(self._rows())
 
-    RepairError when the checkpoint is quantised already or cannot be read whole, and as `find` says.
+    def _rows(self) -> Iterator[Requantised]:
+        for members in self.found.sets:
+            for weight in members:
+                yield row_of(weight, self.recipe.method, self.making.entries(weight), len(members))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader might not expect."""
+        return tuple(_notes(self))
+
+
+def plan(checkpoint: Checkpoint, recipe: Recipe, calibrated: str = "") -> Plan:
+    """What is to be quantised; ``calibrated``: the checkpoint that input scales are taken from.
+
+    Without one a recipe that wants it (`Activations.FROM`) quantises weights only.  RepairError when the checkpoint is
+    quantised already or cannot be read whole, and as `find` and `inputs.calibrated` say.
     """
     expect_whole(checkpoint)
     _refuse_quantised(checkpoint)
     tensors = served(checkpoint)
-    return Plan(checkpoint, tensors, recipe, find(tensors, checkpoint.config, recipe))
+    found = find(tensors, checkpoint.config, recipe)
+    scales: dict[str, np.float32] = {}
+    if recipe.activations is Activations.ONE:
+        scales = inputs.ones(found)
+    elif recipe.activations is Activations.FROM and calibrated:
+        scales = inputs.calibrated(found, calibrated, recipe.layout)
+    return Plan(checkpoint, tensors, recipe, found, scales, calibrated)
 
 
-def job(wanted: Plan, sources: Sources, options: Mapping[str, str], others: Sequence[Sources] = ()) -> Job:
-    """The job of making it; ``options``: what a resumed run must agree with beyond the recipe.
+def _notes(made: Plan) -> Iterator[str]:
+    if made.recipe.activations is Activations.FROM and not made.calibrated:
+        yield (
+            "the recipe quantises inputs, too, and their scales come from running the model, which is not done here:"
+            " weights only, declared W4A16_NVFP4; --activations from=CHECKPOINT takes a calibrated one's scales, one"
+            " stores 1.0"
+        )
+    if made.recipe.kv_cache is KvCache.FP8_CAST:
+        stored = made.recipe.layout is Layout.COMPRESSED_TENSORS
+        yield "the KV cache is declared FP8 under scale 1.0" + ("" if stored else ": no tensor, servers take 1.0")
+
+
+def job(wanted: Plan, sources: Sources) -> Job:
+    """The job of making it from the checkpoint's files.
 
     RepairError when nothing is to be quantised, or when two tensors would have one name.
     """
     recipe = wanted.recipe
-    making = Making(sources, recipe.method, recipe.layout, wanted.inputs)
+    making = wanted.making
     homes: dict[str, _Home] = defaultdict(_Home)
     for members in wanted.found.sets:
         for home in sorted({weight.ref.shard for weight in members}):
-            homes[home].add(members, home, making)
+            homes[home].add(members, home, partial(making.pieces, sources, members, home), making)
     for experts in wanted.found.experts:
         homes[experts.ref.shard].add_bias(experts, wanted.tensors, sources)
     remade = [one.remade(home, wanted.algorithm) for home, one in sorted(homes.items())]
@@ -80,12 +130,19 @@ def job(wanted: Plan, sources: Sources, options: Mapping[str, str], others: Sequ
         remade += _kv_scales(wanted.tensors)
     wish = Wish(
         kind="requantize",
-        options={**recipe.identity(), **options},
+        options={**recipe.identity(), "calibrated": wanted.calibrated, "inputs": _digest(wanted.inputs)},
         layout=recipe.layout,
         row=Requantised,
         kv_fp8=recipe.kv_cache is KvCache.FP8_CAST,
     )
-    return assemble(wish, wanted.checkpoint, sources, remade, others)
+    return assemble(wish, wanted.checkpoint, sources, remade)
+
+
+def _digest(scales: Mapping[str, np.float32]) -> str:
+    held = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(scales.items()):
+        held.update(f"{name} {float(value)!r}\n".encode())
+    return held.hexdigest()
 
 
 def _refuse_quantised(checkpoint: Checkpoint) -> None:
@@ -109,14 +166,14 @@ class _Home:
     tasks: list[Task] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
 
-    def add(self, members: tuple[Weight, ...], home: str, making: Making) -> None:
+    def add(self, members: tuple[Weight, ...], home: str, task: Task, making: Making) -> None:
         """The members of a set that lie here."""
         for weight in members:
             if weight.ref.shard == home:
                 self.consumed.add(weight.ref.name)
                 self.entries += making.entries(weight)
                 self.modules.append(weight.name)
-        self.tasks.append(partial(making.pieces, members, home))
+        self.tasks.append(task)
 
     def add_bias(self, experts: Experts, tensors: Mapping[str, TensorRef], sources: Sources) -> None:
         """The bias of a fused weight that becomes a module for each expert, which then has its own."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +43,6 @@ class Chunk(NamedTuple):
 class Making:
     """How weights are quantised: ``inputs`` are the input scales to be stored, by module, none for weights only."""
 
-    reader: Reader
     method: Method
     layout: Layout
     inputs: Mapping[str, np.float32]
@@ -64,7 +63,7 @@ class Making:
         if weight.name in self.inputs:
             yield target.lone(Role.INPUT, weight.name)
 
-    def pieces(self, members: Sequence[Weight], home: str) -> Iterator[Piece]:
+    def pieces(self, reader: Reader, members: Sequence[Weight], home: str) -> Iterator[Piece]:
         """Everything for those members of a set that lie in the shard ``home``, and a row for each.
 
         RepairError, naming tensor and index, when a weight of the set is not finite.
@@ -73,7 +72,7 @@ class Making:
         kept: dict[str, list[Chunk]] = {}
         amax = np.float32(0)
         for weight in members:
-            for chunk in chunks(weight, self.reader):
+            for chunk in chunks(weight, reader):
                 amax = max(amax, _largest(weight, chunk))
                 if keep and weight.ref.shard == home:
                     kept.setdefault(weight.name, []).append(chunk)
@@ -81,7 +80,7 @@ class Making:
         way = self._way(words.pop() if len(words) == 1 else Word.FLOAT32)
         for weight in members:
             if weight.ref.shard == home:
-                found = kept[weight.name] if keep else chunks(weight, self.reader)
+                found = kept[weight.name] if keep else chunks(weight, reader)
                 yield from self._weight(weight, found, way, amax, len(members))
 
     def _way(self, word: Word) -> Way:
@@ -114,11 +113,21 @@ class Making:
         yield Fill(target.name(Role.GLOBAL, weight.name), 0, np.asarray(wide, "<f4").tobytes())
         if weight.name in self.inputs:
             yield Fill(target.name(Role.INPUT, weight.name), 0, np.asarray(self.inputs[weight.name], "<f4").tobytes())
-        made_of = weight.elements * weight.ref.itemsize
-        size = sum(entry.nbytes for entry in self.entries(weight))
-        yield Requantised(
-            weight.name, way.name, float(amax), members, total.count, total.squared, total.source, made_of, size
+        yield replace(
+            row_of(weight, self.method, self.entries(weight), members),
+            amax=float(amax),
+            count=total.count,
+            squared=total.squared,
+            source=total.source,
         )
+
+
+def row_of(weight: Weight, method: Method, entries: Iterable[Entry], members: int) -> Requantised:
+    """What is known of a weight beforehand; its amax and errors are 0."""
+    size = sum(entry.nbytes for entry in entries)
+    return Requantised(
+        weight.name, method.value, 0.0, members, 0, 0.0, 0.0, weight.elements * weight.ref.itemsize, size
+    )
 
 
 def _bytes(made: Quantised) -> NDArray[np.uint8]:

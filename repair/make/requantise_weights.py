@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from auditor.architecture import EMBEDDINGS, hidden_layers, is_side, model_types
+from auditor.architecture import EMBEDDINGS, generalised, hidden_layers, is_side, model_types
 from auditor.groups import expert_key, fused_names
 from auditor.jsonfile import Json
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
@@ -56,6 +56,11 @@ class Left:
 
     tensor: str
     reason: str
+
+    @property
+    def kind(self) -> str:
+        """The name with stars for layer and expert numbers."""
+        return generalised(self.tensor)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from reports.cli.compare import compare
 from reports.cli.demo import demo
 from reports.cli.explain import explain
 from reports.cli.repair import repair
+from reports.cli.requantize import requantize
 from reports.cli.scan import scan
 from reports.cli.undo import undo
 
@@ -45,6 +46,7 @@ def main(
 
 app.command()(scan)
 app.command()(repair)
+app.command()(requantize)
 app.command()(undo)
 app.command()(compare)
 app.command()(explain)
