@@ -29,6 +29,7 @@ class Sources:
     def __init__(self, checkpoint: Checkpoint, fs: Fs = REAL) -> None:
         """Look at every shard; RepairError when one is gone or is not what ``checkpoint`` was read from."""
         self.fs, self.root = fs, checkpoint.root
+        self.bytes_read = 0  # of tensors; what is copied in the kernel is not read
         self.served = frozenset(served(checkpoint))
         self._open: dict[str, Handle] = {}  # least recently used first
         self._lent: Counter[str] = Counter()
@@ -88,7 +89,10 @@ class Sources:
         if at < 0 or length < 0 or at + length > ref.nbytes:
             raise RepairError(f"{ref.shard}: {ref.name}: bytes {at}..{at + length} lie outside the tensor")
         with self.lent(ref.shard) as file:
-            return file.read(ref.start + at, length)
+            raw = file.read(ref.start + at, length)
+        with self._lock:
+            self.bytes_read += length
+        return raw
 
     def expect_unchanged(self, used: bool = False) -> None:
         """RepairError, naming the shard, when one is not the file that it was, by size, time or identity.

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from reports.cli.cast import cast
 from reports.cli.compare import compare
 from reports.cli.demo import demo
 from reports.cli.explain import explain
@@ -48,6 +49,7 @@ app.command()(scan)
 app.command()(repair)
 app.command()(requantize)
 app.command()(undo)
+app.command()(cast)
 app.command()(compare)
 app.command()(explain)
 app.command()(demo)
