@@ -53,6 +53,7 @@ class Built:
     left: list[Left] = field(default_factory=list)
     settled: list[tuple[str, str]] = field(default_factory=list)
     wider: dict[Safety, int] = field(default_factory=dict)  # what a higher risk would mend besides
+    copied: list[Left] = field(default_factory=list)  # of ``left``: what is mended in a copy only
     begun: list[tuple[int, Effects]] = field(default_factory=list)  # effects of repairs, by number, being computed
     against: dict[str, Effect] = field(default_factory=dict)  # errors of touched layers against the source, by name
 
@@ -205,8 +206,10 @@ def _take(item: Proposal | Left, built: Built, options: Options) -> None:
         return
     changes = item.changes
     if isinstance(changes, tuple) and any(isinstance(c, NewTensor) for c in changes) and not options.rewrite:
-        reason = f"changes the shard's header, which needs a rewritten shard: --out DIR ({item.reason})"
-        built.left.append(Left(item.rule, item.tensor, reason, item.places))
+        too = f" --risk {item.safety.label}" if item.safety > max(options.risk, Safety.RESTORED) else ""
+        reason = f"mended only in a copy, with --out DIR --write{too}: the shard's header changes ({item.reason})"
+        built.copied.append(Left(item.rule, item.tensor, reason, item.places))
+        built.left.append(built.copied[-1])
         return
     if item.safety > options.risk and item.safety is not Safety.RESTORED:
         built.wider[item.safety] = built.wider.get(item.safety, 0) + 1

@@ -55,9 +55,11 @@ def repaired_copy(
     """
     rewrites = rewrites or {}
     work = out.with_name(out.name + INCOMPLETE)
-    for path in (out, work):
-        if fs.status(path) is not None:
-            raise RepairError(f"{path}: is there already; choose another name or remove it")
+    if fs.status(out) is not None:
+        raise RepairError(f"{out}: is there already; choose another name or remove it")
+    if fs.status(work) is not None:
+        left = "left by a copy that failed, or is being made at this moment"
+        raise RepairError(f"{work}: is there already, {left}; it is no checkpoint and may be removed")
     resolved, source = fs.resolve(work), fs.resolve(root)
     if source in resolved.parents:
         raise RepairError(f"{out}: lies inside the checkpoint it would copy")

@@ -30,6 +30,11 @@ def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> s
             {"code": item.rule, "tensor": item.tensor, "reason": item.reason, "count": item.places}
             for item in built.left
         ],
+        "copy_only": [
+            {"code": item.rule, "tensor": item.tensor, "reason": item.reason, "count": item.places}
+            for item in built.copied
+        ],
+        "rewritten": sorted(built.desk.tensors),
         "layers": [
             {"layer": row.layer, "bytes": row.nbytes, "rules": list(row.rules), "effects": _effects(row.effects)}
             for row in by_layer(built, plan)

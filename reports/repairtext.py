@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from reports.quantity import number, plural, size
 if TYPE_CHECKING:
     from repair.build import Built, Repair
     from repair.effect import Effect
+    from repair.fixes.proposal import Left
     from repair.layerchange import LayerChange
     from repair.ledger import Entry
     from repair.patch import Plan
@@ -95,11 +97,17 @@ def percent(part: float) -> str:
 
 def left(built: Built, width: int | None) -> Iterator[Line]:
     """What is not repaired, one line a rule and reason."""
+    copied = set(map(id, built.copied))
+    yield from _reasons("Mended only in a copy (--out DIR --write):", built.copied, width)
+    yield from _reasons("Left as they are:", [item for item in built.left if id(item) not in copied], width)
+
+
+def _reasons(title: str, items: Sequence[Left], width: int | None) -> Iterator[Line]:
     groups: dict[tuple[str, str], list[str]] = {}
-    for item in built.left:
+    for item in items:
         groups.setdefault((item.rule, item.reason), []).append(item.tensor)
     if groups:
-        yield (Span("Left as they are:", "strong"),)
+        yield (Span(title, "strong"),)
     for (rule, reason), tensors in list(groups.items())[:_REASONS]:
         name = short(tensors[0])
         which = name if len(tensors) == 1 else f"{plural(len(tensors), 'finding')}, first {name}"
@@ -126,6 +134,7 @@ def _total(built: Built, plan: Plan) -> str:
         changed = plan.nbytes + sum(len(t.new or b"") for t in plan.texts)
         text = f"{plural(len(built.repairs), 'repair')} ({', '.join(counts)}): {size(changed)} in {files}"
     more = [f"{number(n)} more with --risk {safety.label}" for safety, n in sorted(built.wider.items())]
+    more += [f"{number(len(built.copied))} more with --out DIR --write"] * bool(built.copied)
     return ", ".join([text, *more]) + "."
 
 
@@ -237,6 +246,11 @@ def listed(plan: Plan, limit: int = SHOWN) -> Iterator[Line]:
         yield (Span(f"... and {number(len(plan.patches) - limit)} more", "faint"),)
     for replaced in plan.texts:
         yield Span(pad("whole file", 24) + "  "), Span(f"{replaced.rule} {short(replaced.file)}", "name")
+    if plan.skipped:
+        reasons = Counter(skipped.reason for skipped in plan.skipped).most_common(_REASONS)
+        yield (Span(f"Not in it: {plural(len(plan.skipped), 'finding')}", "strong"),)
+        for reason, count in reasons:
+            yield Span(pad(f"  {number(count)}", 8)), Span(visible(reason[:400]), "faint")
     yield ()
 
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from quant.errors import RepairError, UsageError
 from reports.cli import choices, repairoptions, repairplan
 from reports.cli.guard import ending, say, silence
 from reports.cli.options import ColorOption, ConfigOption, DepthOption, JobsOption, NoProgressOption
+from reports.quantity import plural
 from reports.report import Exit
 from reports.settings import load
 
@@ -61,10 +62,7 @@ class Job:
             built = build.build(ctx, audit.findings, self.options, source)
             plan = build.plan(built)
             if self.plan_file is not None:
-                from repair.planfile import save
-
-                save(plan, self.plan_file)
-                say(f"plan written to {self.plan_file}")
+                self._save(built, plan, self.plan_file, source)
             if not self._print_plan(built, plan):
                 return self._verdict(built, plan, audit)
             outcome = self._carry_out(ctx, audit, built, plan)
@@ -74,6 +72,21 @@ class Job:
             ctx.close()
             if source is not None:
                 source.close()
+
+    def _save(self, built: Built, plan: Plan, file: Path, source: SourceFixes | None) -> None:
+        """Save what can be carried out in place, and say what that leaves out."""
+        from repair import build
+        from repair.planfile import save
+
+        if built.desk.tensors:  # a plan is of bytes in their places: an index of tensors to be added has none in it
+            options = replace(self.options, rewrite=False)
+            built = build.build(built.desk.ctx, built.desk.findings, options, source)
+            plan = build.plan(built)
+        save(plan, file)
+        say(f"plan written to {file}")
+        if built.copied:
+            count = plural(len(built.copied), "finding")
+            say(f'{count} not mended by it ("skipped" has the reasons): only by a copy, --out DIR --write')
 
     def _source(self, ctx: Context) -> SourceFixes | None:
         if self.source is None:
@@ -115,7 +128,7 @@ class Job:
 
     def _verdict(self, built: Built, plan: Plan, audit: Audit) -> int:
         """Of a run that wrote nothing: 1 when there is something to do, or when errors remain."""
-        if plan.touched:
+        if plan.touched or built.desk.tensors:
             return Exit.FINDINGS
         return Exit.FINDINGS if any(f.severity is Severity.ERROR for f in audit.findings) else Exit.CLEAN
 

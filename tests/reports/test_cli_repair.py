@@ -51,7 +51,8 @@ def test_a_dry_run_writes_nothing_and_says_what_it_would(damaged: Path) -> None:
 
 def test_exact_is_the_default_and_the_rest_is_counted(damaged: Path) -> None:
     done = audit("repair", damaged)
-    assert "1 repair (1 exact): 1 B in 1 file, 2 more with --risk bounded, 2 more with --risk guess." in done.stdout
+    assert "1 repair (1 exact): 1 B in 1 file, 2 more with --risk bounded, 2 more with --risk guess" in done.stdout
+    assert "1 more with --out DIR --write." in done.stdout
     assert "needs --risk guess" in done.stdout
 
 
@@ -63,7 +64,7 @@ def test_write_then_nothing_to_do_then_undo(damaged: Path) -> None:
     assert "5 findings gone" in done.stdout
     assert "audit undo" in done.stdout
     again = audit("repair", damaged, "--risk", "guess", "--write")
-    assert "Nothing to repair at this risk." in again.stdout
+    assert "Nothing to repair at this risk, 1 more with --out DIR --write." in again.stdout
     listed = audit("undo", damaged, "--list")
     assert listed.exit_code == 0
     assert "7 records" in listed.stdout
@@ -91,6 +92,51 @@ def test_a_copy_mends_what_needs_a_rewritten_shard(damaged: Path, tmp_path: Path
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert "model.layers.1.mlp.experts.2.down_proj.input_scale" in index["weight_map"]
     assert audit("repair", damaged, "--risk", "guess", "--out", out, "--write").exit_code == 3, "it is there already"
+
+
+MISSING = "model.layers.1.mlp.experts.2.down_proj.weight"
+
+
+def test_what_only_a_copy_mends_is_said_everywhere(damaged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    done = audit("repair", damaged, "--risk", "guess", "--plan", file)
+    assert "Mended only in a copy (--out DIR --write):" in done.stdout
+    assert "1 finding not mended by it" in done.stderr
+    skipped = json.loads(file.read_text())["skipped"]
+    assert [s["code"] for s in skipped] == ["ACT103"]
+    assert "mended only in a copy, with --out DIR --write: " in skipped[0]["reason"]
+    shown = audit("repair", damaged, "--apply", file)
+    assert "Not in it: 1 finding" in shown.stdout
+    assert "mended only in a copy" in shown.stdout
+    report = json.loads(audit("repair", damaged, "--format", "json").stdout)
+    assert [(s["code"], s["tensor"]) for s in report["copy_only"]] == [("ACT103", MISSING)]
+    assert "--out DIR --write --risk " in report["copy_only"][0]["reason"]
+    assert report["rewritten"] == []
+
+
+def test_a_plan_saved_beside_a_copy_is_of_what_can_be_done_in_place(damaged: Path, tmp_path: Path) -> None:
+    plain, beside = tmp_path / "plain.json", tmp_path / "beside.json"
+    audit("repair", damaged, "--risk", "guess", "--plan", plain)
+    done = audit("repair", damaged, "--risk", "guess", "--plan", beside, "--out", tmp_path / "out", "--format", "json")
+    assert json.loads(done.stdout)["rewritten"] == ["model.layers.1.mlp.experts.2.down_proj.input_scale"]
+    assert json.loads(done.stdout)["copy_only"] == []
+    assert "1 finding not mended by it" in done.stderr
+    assert beside.read_text() == plain.read_text()
+
+
+def test_a_copy_alone_is_something_to_do(damaged: Path, tmp_path: Path) -> None:
+    audit("repair", damaged, "--risk", "guess", "--write")
+    done = audit("repair", damaged, "--risk", "guess", "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "--write makes the copy" in done.stdout
+
+
+def test_a_copy_that_failed_may_be_removed(damaged: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.incomplete").mkdir()
+    done = audit("repair", damaged, "--risk", "guess", "--out", tmp_path / "out", "--write")
+    assert done.exit_code == 3
+    assert "out.incomplete: is there already" in done.stderr
+    assert "may be removed" in done.stderr
 
 
 def test_a_plan_that_names_another_tensor_is_refused(damaged: Path, tmp_path: Path) -> None:
