@@ -12,6 +12,7 @@ from quant.errors import RepairError
 from repair.names_tables import INTERLEAVED
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
+HALVES = ("gate_proj", "up_proj")  # of gate_up, as a server fuses them
 # Model types whose exports keep the fused tensors, quantised along axis -2; all others get a module for each expert.
 KEPT_FUSED = frozenset({"llama4", "llama4_text", "gpt_oss"})
 
@@ -61,7 +62,7 @@ def fused_experts(ref: TensorRef, tensors: Mapping[str, TensorRef], config: Json
         cuts = range(0, rows, 2), range(1, rows, 2)
     else:
         cuts = range(rows // 2), range(rows // 2, rows)
-    return Experts(ref, ref.shape[0], rows, columns, across, dict(zip(("gate_proj", "up_proj"), cuts, strict=True)))
+    return Experts(ref, ref.shape[0], rows, columns, across, dict(zip(HALVES, cuts, strict=True)))
 
 
 def expect_split(found: Experts, config: Json | None) -> None:

@@ -21,7 +21,7 @@ class Method(StrEnum):
     """The least squared error over all 126 E4M3 scales."""
 
 
-class Activations(StrEnum):
+class Inputs(StrEnum):
     """Where input scales come from."""
 
     NONE = "none"
@@ -74,7 +74,7 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     disabled: bool = True
     method: Method = Method.AMAX
-    activations: Activations = Activations.NONE
+    activations: Inputs = Inputs.NONE
     kv_cache: KvCache = KvCache.NONE
     layout: Layout = Layout.MODELOPT
     ragged: Ragged = Ragged.LEAVE

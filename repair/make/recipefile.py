@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from quant.errors import UsageError
 from repair.make.layouts import Layout
-from repair.make.recipe import PRESETS, Activations, KvCache, Method, Ragged, Recipe
+from repair.make.recipe import PRESETS, Inputs, KvCache, Method, Ragged, Recipe
 
 if TYPE_CHECKING:
     import yaml
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MOST = 1 << 16  # bytes of a recipe
 _SUFFIXES = (".yaml", ".yml")
 _CHOICES: Mapping[str, type[StrEnum]] = {
-    "method": Method, "activations": Activations, "kv_cache": KvCache, "layout": Layout, "ragged": Ragged,
+    "method": Method, "activations": Inputs, "kv_cache": KvCache, "layout": Layout, "ragged": Ragged,
 }  # fmt: skip
 _KEYS = ("description", "modules", "exclude", "default_exclusions", *_CHOICES)
 # What other tools call the same thing.

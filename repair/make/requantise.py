@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,12 +16,12 @@ from auditor.dialects import located
 from auditor.layer import recognise, split
 from auditor.tensorref import TensorRef
 from quant.errors import RepairError
-from repair.make import requantise_inputs as inputs
+from repair.make.activations import Activations, NoScales, Ones
 from repair.make.assemble import Remade, Wish, assemble, expect_whole, served
 from repair.make.experts import Experts
 from repair.make.job import Job
-from repair.make.layouts import Layout
-from repair.make.recipe import Activations, KvCache, Recipe
+from repair.make.layouts import NVFP4, Layout
+from repair.make.recipe import Inputs, KvCache, Recipe
 from repair.make.requantise_row import Kind, Requantised, kinds, total_of
 from repair.make.requantise_task import Making, row_of
 from repair.make.requantise_weights import Found, Weight, find
@@ -40,15 +39,15 @@ _ONE = {"BF16": b"\x80\x3f", "F16": b"\x00\x3c", "F32": b"\x00\x00\x80\x3f"}
 class Plan:
     """What a recipe does to a checkpoint.
 
-    ``inputs``: input scales to be stored, by module, as the layout has them; ``calibrated``: whose they are.
+    ``inputs``: input scales to be stored, by module, as the layout has them; ``scales``: where they come from.
     """
 
     checkpoint: Checkpoint
     tensors: Mapping[str, TensorRef]
     recipe: Recipe
     found: Found
-    inputs: Mapping[str, np.float32] = field(default_factory=dict)
-    calibrated: str = ""
+    inputs: Mapping[str, np.float32]
+    scales: Activations
 
     @property
     def making(self) -> Making:
@@ -58,8 +57,8 @@ class Plan:
     @property
     def algorithm(self) -> Algorithm:
         """What every quantised module is declared as."""
-        activation = Activation.STATIC if self.inputs else Activation.NONE
-        return Algorithm("NVFP4" if self.inputs else "W4A16_NVFP4", Family.NVFP4, activation, 16)
+        static = self.scales.activation is Activation.STATIC
+        return Algorithm("NVFP4" if static else "W4A16_NVFP4", Family.NVFP4, self.scales.activation, 16)
 
     @property
     def kinds(self) -> list[Kind]:
@@ -82,38 +81,45 @@ class Plan:
         return tuple(_notes(self))
 
 
-def plan(checkpoint: Checkpoint, recipe: Recipe, calibrated: str = "") -> Plan:
-    """What is to be quantised; ``calibrated``: the checkpoint that input scales are taken from.
+def plan(checkpoint: Checkpoint, recipe: Recipe, calibrated: Activations | None = None) -> Plan:
+    """What is to be quantised; ``calibrated``: another checkpoint's input scales.
 
-    Without one a recipe that wants it (`Activations.FROM`) quantises weights only.  RepairError when the checkpoint is
-    quantised already or cannot be read whole, and as `find` and `inputs.calibrated` say.
+    Without them a recipe that wants them (`Inputs.FROM`) quantises weights only.  RepairError when the checkpoint is
+    quantised already or cannot be read whole, as `find` says, and when a module has no input scale there.
     """
     expect_whole(checkpoint)
     _refuse_quantised(checkpoint)
     tensors = served(checkpoint)
     found = find(tensors, checkpoint.config, recipe)
-    scales: dict[str, np.float32] = {}
-    if recipe.activations is Activations.ONE:
-        scales = inputs.ones(found)
-    elif recipe.activations is Activations.FROM and calibrated:
-        scales = inputs.calibrated(found, calibrated, recipe.layout)
-    return Plan(checkpoint, tensors, recipe, found, scales, calibrated)
+    scales: Activations = Ones() if recipe.activations is Inputs.ONE else NoScales()
+    if recipe.activations is Inputs.FROM and calibrated is not None:
+        scales = calibrated
+    return Plan(checkpoint, tensors, recipe, found, dict(_inputs(found, scales, recipe)), scales)
+
+
+def _inputs(found: Found, scales: Activations, recipe: Recipe) -> Iterator[tuple[str, np.float32]]:
+    """One input scale for the members of a set."""
+    for members in found.sets:
+        divides = NVFP4[recipe.layout].divides and not members[0].kept
+        scale = scales.scale([module for weight in members for module in weight.modules], divides)
+        if scale is not None:
+            yield from ((weight.name, scale) for weight in members)
 
 
 def _notes(made: Plan) -> Iterator[str]:
-    if made.recipe.activations is Activations.FROM and not made.calibrated:
+    if made.recipe.activations is Inputs.FROM and isinstance(made.scales, NoScales):
         yield (
             "the recipe quantises inputs, too, and their scales come from running the model, which is not done here:"
-            " weights only, declared W4A16_NVFP4; --activations from=CHECKPOINT takes a calibrated one's scales, one"
-            " stores 1.0"
+            " weights only, declared W4A16_NVFP4; --activations from=CHECKPOINT takes a calibrated one's scales,"
+            " --activations one stores 1.0"
         )
     if made.recipe.kv_cache is KvCache.FP8_CAST:
         stored = made.recipe.layout is Layout.COMPRESSED_TENSORS
         yield "the KV cache is declared FP8 under scale 1.0" + ("" if stored else ": no tensor, servers take 1.0")
 
 
-def job(wanted: Plan, sources: Sources) -> Job:
-    """The job of making it from the checkpoint's files.
+def job(wanted: Plan, sources: Sources, others: Sequence[Sources] = ()) -> Job:
+    """The job of making it from the checkpoint's files; ``others``: those that the input scales are from.
 
     RepairError when nothing is to be quantised, or when two tensors would have one name.
     """
@@ -130,19 +136,12 @@ def job(wanted: Plan, sources: Sources) -> Job:
         remade += _kv_scales(wanted.tensors)
     wish = Wish(
         kind="requantize",
-        options={**recipe.identity(), "calibrated": wanted.calibrated, "inputs": _digest(wanted.inputs)},
+        options={**recipe.identity(), "activations": wanted.scales.label},
         layout=recipe.layout,
         row=Requantised,
         kv_fp8=recipe.kv_cache is KvCache.FP8_CAST,
     )
-    return assemble(wish, wanted.checkpoint, sources, remade)
-
-
-def _digest(scales: Mapping[str, np.float32]) -> str:
-    held = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(scales.items()):
-        held.update(f"{name} {float(value)!r}\n".encode())
-    return held.hexdigest()
+    return assemble(wish, wanted.checkpoint, sources, remade, others)
 
 
 def _refuse_quantised(checkpoint: Checkpoint) -> None:

@@ -11,7 +11,7 @@ from auditor.groups import expert_key, fused_names
 from auditor.jsonfile import Json
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
 from quant.errors import RepairError
-from repair.make.experts import KEPT_FUSED, Experts, expect_split, fused_experts, is_fused
+from repair.make.experts import DOWN, HALVES, KEPT_FUSED, Experts, expect_split, fused_experts, is_fused
 from repair.make.layouts import Layout
 from repair.make.recipe import Ragged, Recipe
 from repair.source_codes import WORDS
@@ -37,6 +37,15 @@ class Weight:
     columns: int
     across: bool = False
     kept: bool = False
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules that it is, or that a fused tensor stands for."""
+        if not self.kept:
+            return [self.name]
+        head, _, leaf = self.name.rpartition(".")
+        parts = [leaf] if leaf == DOWN else HALVES
+        return [f"{head}.{number}.{part}" for number in self.slabs for part in parts]
 
     @property
     def elements(self) -> int:

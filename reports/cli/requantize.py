@@ -17,11 +17,12 @@ from reports.report import Exit
 from reports.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from repair.make.folder import Made
     from repair.make.recipe import Recipe
     from repair.make.requantise import Plan
+    from repair.make.sources import Sources
     from reports.layout import Line
 
 MethodName = StrEnum("MethodName", {"AMAX": "amax", "MSE": "mse"})
@@ -73,16 +74,24 @@ class Job:
     def run(self) -> int:
         """Plan; and make the new checkpoint unless this is a dry run."""
         from auditor.checkpoint import open_checkpoint
+        from repair.make.activations import Taken
         from repair.make.requantise import plan
+        from repair.make.sources import Sources
 
-        wanted = plan(open_checkpoint(self.source), self.recipe, self.calibrated)
-        if self.dry:
-            self._report(wanted, None)
-        else:
-            self._report(wanted, self._make(wanted))
+        checkpoint, scales, others = open_checkpoint(self.source), None, None
+        try:
+            if self.calibrated:
+                known = open_checkpoint(self.calibrated)
+                others = Sources(known)
+                scales = Taken(known, others)
+            wanted = plan(checkpoint, self.recipe, scales)
+            self._report(wanted, None if self.dry else self._make(wanted, (others,) if others else ()))
+        finally:
+            if others:
+                others.close()
         return Exit.CLEAN
 
-    def _make(self, wanted: Plan) -> Made:
+    def _make(self, wanted: Plan, others: Sequence[Sources]) -> Made:
         from quant.threads import cores
         from repair.make.folder import make
         from repair.make.requantise import job
@@ -93,7 +102,9 @@ class Job:
         progress = watch(self.progress)
         try:
             with Sources(wanted.checkpoint) as sources:
-                return make(job(wanted, sources), self.target, self.resume, self.jobs or min(cores(), 4), progress)
+                return make(
+                    job(wanted, sources, others), self.target, self.resume, self.jobs or min(cores(), 4), progress
+                )
         finally:
             if progress:
                 progress.clear()
@@ -181,17 +192,17 @@ def _overridden(
 ) -> tuple[Recipe, str]:
     """The recipe with what the command line says instead; and the calibrated checkpoint, where one is named."""
     from repair.make import layouts
-    from repair.make.recipe import Activations as Way
+    from repair.make.recipe import Inputs
     from repair.make.recipe import Method as Rule
 
     way, _, calibrated = (activations or recipe.activations.value).partition("=")
-    if way not in list(Way) or bool(calibrated) != (way == Way.FROM.value and activations is not None):
+    if way not in list(Inputs) or bool(calibrated) != (way == Inputs.FROM.value and activations is not None):
         raise UsageError(f"--activations {activations!r}: not one of none, one, from=CHECKPOINT")
     changed = dataclasses.replace(
         recipe,
         method=Rule(method) if method else recipe.method,
         layout=layouts.Layout(layout) if layout else recipe.layout,
-        activations=Way(way),
+        activations=Inputs(way),
         modules=tuple(include) if include else recipe.modules,
         exclude=(*recipe.exclude, *(exclude or ())),
     )
