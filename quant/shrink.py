@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant import blocks, threads
+from quant.backend import Backend
 from quant.cast import decode, encode
 from quant.codes import E2M1, E4M3
 from quant.errors import NumericError
@@ -75,13 +76,18 @@ EXPANDED = Search(maxshrink=1 - 0.8 / 1.8, patience=1000, grid=200.0, expand=1.8
 
 
 def shrunk_amax(
-    w: Floats, search: Search, size: int = 16, word: Word = Word.FLOAT32, stop: int | None = None
+    w: Floats,
+    search: Search,
+    size: int = 16,
+    word: Word = Word.FLOAT32,
+    stop: int | None = None,
+    backend: Backend = Backend.CPU,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Each block's amax after the search, float32 [..., K / size], and at which steps any block gained, bool [steps].
 
     ``w``: float32, float16 or bfloat16 words [..., K]; ``word``: the precision of the exporter's steps, to which ``w``
     is rounded first; ``stop``: steps to take at most.  Of equal losses the largest range stays; a zero block keeps 0.
-    Raises NumericError on NaN, infinity and ragged K.
+    Raises NumericError on NaN, infinity and ragged K.  Both backends give the same.
     """
     blocks.require_whole(w.shape, size)
     largest(w)
@@ -89,13 +95,28 @@ def shrunk_amax(
     found, gained = np.empty(len(a_BN), np.float32), np.zeros(search.steps, np.bool_)
     steps = search.steps if stop is None else min(stop, search.steps)
 
+    fast = backend is Backend.CPU and word is Word.BFLOAT16 and size == 16 and not search.rounded
+
     def part(first: int, last: int) -> NDArray[np.bool_]:
-        found[first:last], better = _searched(a_BN[first:last], search, word, steps)
+        found[first:last], better = (_in_words if fast else _searched)(a_BN[first:last], search, word, steps)
         return better
 
     for better in threads.run(part, len(a_BN), _CHUNK):
         gained |= better
     return found.reshape(*w.shape[:-1], w.shape[-1] // size), gained
+
+
+def _in_words(
+    a_BN: NDArray[np.float32], search: Search, word: Word, steps: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """What ``_searched`` gives, on bfloat16."""
+    from quant import cpu_shrink  # Numba: imported where it is first used
+
+    top_B = round_to(a_BN.max(-1, initial=0) * np.float32(search.expand), word)
+    factors = (1 - np.arange(steps) / search.grid).astype(np.float32)
+    powers = _table(search.norm, word)
+    found, better = cpu_shrink.searched(a_BN, top_B, factors, _EPSILON[word], _LIMIT[word], powers)
+    return found, np.concatenate([better, np.zeros(search.steps - steps, np.bool_)])
 
 
 def _searched(
@@ -128,6 +149,8 @@ def _losses(a_BN: NDArray[np.float32], step_B: NDArray[np.float32], norm: float,
         ratio_BN = np.minimum(round_to(a_BN / step_B1, word), _SIX)
         made_BN = round_to(E2M1.values[encode(E2M1, ratio_BN).codes] * step_B1, word)
         loss_BN = _powers(np.abs(made_BN - a_BN), norm, word)
+        while loss_BN.shape[-1] % 2 == 0:  # halves onto halves: an order that every face can keep
+            loss_BN = loss_BN[:, : loss_BN.shape[-1] // 2] + loss_BN[:, loss_BN.shape[-1] // 2 :]
         return round_to(loss_BN.sum(-1, dtype=np.float32), word)
 
 

@@ -70,8 +70,8 @@ class Habits:
         """The recipe that gives most of the stored bytes of up to a dozen layers of this layout, and how many.
 
         ``choice``: within what, by default within the user's choice.
-        With nothing to compare it is what the config declares or the layout's default, with a share of 0.  Raises RepairError when the source
-        has no such layer.
+        With nothing to compare it is what the config declares or the layout's default, with a share of 0.  Raises
+        RepairError when the source has no such layer.
         """
         word = self.source.word(layer)
         within = choice or self.choice

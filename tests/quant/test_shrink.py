@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quant.backend import Backend
 from quant.errors import NumericError
 from quant.floats import Word, narrow_bf16, round_to, widen
 from quant.shrink import EXPANDED, Search, shrunk_amax
@@ -25,7 +26,9 @@ def weights(seed: int, word: Word, size: float = 0.02, shape: tuple[int, ...] = 
     w = rng.standard_normal(shape).astype(np.float32) * np.float32(size)
     w[::7] *= np.abs(rng.standard_normal(w[::7].shape)).astype(np.float32) ** 3
     w[0, :16] = 0
-    return {Word.FLOAT32: w, Word.FLOAT16: w.astype(np.float16), Word.BFLOAT16: narrow_bf16(w)}[word]
+    if word is Word.BFLOAT16:
+        return narrow_bf16(w)
+    return w.astype(np.float16) if word is Word.FLOAT16 else w
 
 
 @pytest.mark.clients
@@ -99,6 +102,18 @@ def test_blocks_are_searched_alone(seed):
     np.testing.assert_array_equal(gained, np.logical_or.reduce([better for _, better in each]))
     mirrored = w ^ np.uint16(0x8000)
     np.testing.assert_array_equal(shrunk_amax(mirrored, Search(), word=Word.BFLOAT16)[0], found)
+
+
+@given(
+    seed=st.integers(0, 999),
+    size=st.sampled_from([1e-38, 1e-5, 0.02, 3.0, 1e30]),
+    name=st.sampled_from(sorted(SEARCHES)),
+)
+def test_the_fast_face_is_the_definition(seed, size, name):
+    w = weights(seed, Word.BFLOAT16, size, (8, 64))
+    faces = [shrunk_amax(w, SEARCHES[name], word=Word.BFLOAT16, backend=one) for one in Backend]
+    for ours, theirs in zip(*faces, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_many_parts_are_as_one():
