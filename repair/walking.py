@@ -27,7 +27,11 @@ def walk(fs: Fs, root: Path, left_out: list[str]) -> Iterator[Path]:
             if name in _LEFT_OUT and not folder.parts:
                 left_out.append(f"{path}: not part of a checkpoint")
                 continue
-            own, real = fs.status(root / path), fs.status(root / path, follow=True)
+            own = fs.status(root / path)
+            try:
+                real = fs.status(root / path, follow=True)
+            except OSError:  # a link to itself, or to a place that may not be looked at
+                real = None
             if real is not None and real.is_file:
                 yield path
             elif real is not None and real.is_folder and own is not None and not own.is_link:

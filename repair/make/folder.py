@@ -18,13 +18,12 @@ from quant.errors import RepairError
 from repair.handle import naming
 from repair.make.carry import Carried, carry, to_carry
 from repair.make.job import Job, expect_same
-from repair.make.notes import PART, RESERVED, Notes, locked
+from repair.make.notes import PART, RESERVED, Notes, as_rows, locked
 from repair.make.shard import NewShard, Row, write_shard
 from repair.osfs import REAL, Fs
 from repair.walking import walk
 
 INCOMPLETE = ".incomplete"
-_LOCK = ".lock"
 _SLACK = 16 << 20  # bytes that must stay free beyond what is written
 
 Progress = Callable[[int, int], None]
@@ -56,16 +55,17 @@ def make(
     work = target.with_name(target.name + INCOMPLETE) if target.name else target
     with naming(str(target), "cannot be made"):
         _refuse_places(fs, job, target, work, resume)
-        with locked(fs, work.with_name(work.name + _LOCK)):
+        with locked(fs, work) as lock:
             _refuse_places(fs, job, target, work, resume)  # it may be there by now
             if fs.status(work) is None:
                 fs.mkdir(work)
             fs.fsync_folder(work.parent)  # also after a run that was killed before it did so
-            growing = _Growing(job, target, work, fs)
-            growing.begin()
-            growing.expect_room()
-            growing.write_shards(jobs, progress)
-            return growing.finish()
+            growing = _Growing(job, target, Notes(fs, work, lock))
+            if growing.begin():
+                growing.expect_room()
+                growing.write_shards(jobs, progress)
+                growing.finish()
+            return growing.name_it()
 
 
 def _refuse_places(fs: Fs, job: Job, target: Path, work: Path, resume: bool) -> None:
@@ -93,39 +93,59 @@ def _refuse_places(fs: Fs, job: Job, target: Path, work: Path, resume: bool) -> 
 class _Growing:
     """The unfinished folder."""
 
-    def __init__(self, job: Job, target: Path, work: Path, fs: Fs) -> None:
-        self._job, self._target, self._work, self.fs = job, target, work, fs
-        self._notes = Notes(fs, work)
-        self._made = Made(target)
+    def __init__(self, job: Job, target: Path, notes: Notes) -> None:
+        self._job, self._target, self._work, self.fs = job, target, notes.work, notes.fs
+        self._notes, self._identity = notes, job.identity()
+        self._made = Made(target, nbytes=sum(shard.nbytes for shard in job.shards), shards=len(job.shards))
+        self._made.carried = to_carry(self.fs, job.sources[0].root, self._anew())
         self._done: dict[str, list[Row]] = {}
-        self._files = job.files
 
-    def begin(self) -> None:
-        """Note what is made; of a folder that was begun, what is finished.  RepairError when it was another job's."""
-        notes, identity = self._notes, self._job.identity()
+    def _anew(self) -> frozenset[str]:
+        """Names that are not carried over: made anew, or read by the tasks."""
+        names = {shard.name for shard in self._job.shards} | self._job.files.keys()
+        return self._job.sources[0].served | names
+
+    def begin(self) -> bool:
+        """Note what is made; of a folder that was begun, what is finished.  False when all is.
+
+        RepairError when it was begun for another job, or by someone else.
+        """
+        notes = self._notes
         found = notes.note()
-        if found is None:
-            if strange := [name for name in notes.names() if name != PART]:
-                raise RepairError(f"{self._work}: holds {strange[0]!r} but no {UNFINISHED}: nothing to go on with")
+        if found is None and not [name for name in notes.names() if name != PART]:
             what = f"This folder is unfinished: {self._target.name} is being made here, and it is no checkpoint yet."
-            notes.put(UNFINISHED, json.dumps({"unfinished": what, **identity}, indent=1).encode())
-            return
-        expect_same(identity, found, str(self._work))
-        notes.remove(*reversed(self._files))  # else they would lie beside shards that are missing again
+            notes.put(UNFINISHED, json.dumps({"unfinished": what, **self._identity}, indent=1).encode())
+            return True
+        if found is None:
+            self._expect_closed()
+            return False
+        expect_same(self._identity, found, str(self._work))
+        notes.remove(*reversed(self._job.files))  # else they would lie beside shards that are missing again
         notes.sync()  # the note, too, may not be on the disk yet
         for shard in self._job.shards:
             rows = notes.rows(shard, self._job.row)
             if rows is not None:
                 self._done[shard.name] = rows
+        return True
+
+    def _expect_closed(self) -> None:
+        """Of a folder without a note: RepairError when it is not whole, or was not made here."""
+        last = self._notes.closed()
+        rows = as_rows(last.get("rows"), self._job.row)
+        if not last or rows is None:
+            strange = self._notes.names()[0]
+            raise RepairError(f"{self._work}: holds {strange!r} but no {UNFINISHED}: nothing to go on with")
+        expect_same(self._identity, last, str(self._work))
+        for shard in self._job.shards:
+            if self._notes.size(shard.name) != shard.nbytes:
+                raise RepairError(f"{self._work}: holds no {shard.name} any more; remove it to begin anew")
+        self._notes.sync()  # that the note is gone may not be on the disk yet
+        self._made.rows, self._made.resumed = rows, len(self._job.shards)
 
     def expect_room(self) -> None:
         """RepairError when what is still to be written does not fit on the disk."""
-        job, made = self._job, self._made
-        sizes = {shard.name: shard.nbytes for shard in job.shards}
-        made.nbytes, made.shards = sum(sizes.values()), len(sizes)
-        anew = self._files.keys() | sizes.keys() | job.sources[0].served
-        made.carried = to_carry(self.fs, job.sources[0].root, anew)
-        left = sum(size for name, size in sizes.items() if name not in self._done) + made.carried.nbytes
+        sizes = {shard.name: shard.nbytes for shard in self._job.shards if shard.name not in self._done}
+        left = sum(sizes.values()) + self._made.carried.nbytes
         free = self.fs.free(self._work)
         if left + _SLACK > free:
             raise RepairError(f"{self._target}: {left:,} bytes are to be written, but only {free:,} are free")
@@ -158,25 +178,27 @@ class _Growing:
         notes.record(shard.name, rows)
         return rows
 
-    def finish(self) -> Made:
-        """The other files, the index and the configuration; then the folder gets its name."""
-        fs, notes = self.fs, self._notes
-        carry(fs, self._job.sources[0].root, self._work, self._made.carried.files)
+    def finish(self) -> None:
+        """The other files, the index and the configuration; the notes are taken away."""
+        notes = self._notes
+        carry(self.fs, self._job.sources[0].root, self._work, self._made.carried.files)
         for source in self._job.sources:
             source.expect_unchanged()
         self._expect_ours()
-        for name, raw in self._files.items():
+        for name, raw in self._job.files.items():
             if raw is not None:
                 notes.put(name, raw)
         for shard in self._job.shards:
             notes.unrecord(shard.name)
         notes.remove(PART)
         notes.sync()
-        notes.remove(UNFINISHED)
-        notes.sync()
+        notes.close(self._identity, self._made.rows)
+
+    def name_it(self) -> Made:
+        """Give the folder its name."""
         with naming(self._target.name, "cannot be given its name"):
-            fs.rename(self._work, self._target)
-            fs.fsync_folder(self._target.parent)
+            self.fs.rename(self._work, self._target)
+            self.fs.fsync_folder(self._target.parent)
         return self._made
 
     def _expect_ours(self) -> None:

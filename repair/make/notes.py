@@ -6,7 +6,7 @@ All of their names begin with ``UNFINISHED``, and no other file's does.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,6 +20,7 @@ from repair.make.shard import NewShard, Row
 from repair.osfs import Fs
 
 RESERVED = "UNFINISHED"
+LOCK = ".lock"
 PART = RESERVED + ".part"  # whatever is being written at the moment
 _MAX_NOTE = 256 << 20  # bytes; rows of a million tensors in one shard
 _TYPES: dict[str, Callable[[object], bool]] = {
@@ -31,33 +32,35 @@ _TYPES: dict[str, Callable[[object], bool]] = {
 
 
 @contextmanager
-def locked(fs: Fs, path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; it is taken away at the end.
+def locked(fs: Fs, work: Path) -> Iterator[Handle]:
+    """Hold the lock of the folder ``work``: the file beside it, which is taken away when all went well.
 
-    It lies beside the folder, which gets another name while it is held.  RepairError when another process holds it.
+    It cannot lie in the folder, which gets another name while it is held.  RepairError when another process holds it.
     """
+    path = work.with_name(work.name + LOCK)
     with naming(path.name, "cannot be made"):
-        lock = fs.open_lock(path)
-    try:
+        lock = Handle(fs, path, fs.open_lock(path))
+    with lock:
         with naming(path.name, "cannot be locked"):
-            held, now = fs.try_lock(lock), fs.status(path)
-            if not held or now is None or now.inode != fs.fstatus(lock).inode:  # taken away by who held it before
-                raise RepairError(f"{path.with_suffix('')}: another process is at work on it")
+            held, now = fs.try_lock(lock.fd), fs.status(path)
+            if not held or now is None or now.inode != lock.status().inode:  # taken away by who held it before
+                raise RepairError(f"{work}: another process is at work on it")
+        done = False
         try:
-            yield
+            yield lock
+            done = True
         finally:
             with suppress(OSError):
-                fs.unlink(path)
-    finally:
-        fs.close(lock)
+                if done or not fs.fstatus(lock.fd).size:  # else it tells what the folder is
+                    fs.unlink(path)
 
 
 class Notes:
-    """The notes in the folder ``work``."""
+    """The notes in the folder ``work``, and the last one, in its lock."""
 
-    def __init__(self, fs: Fs, work: Path) -> None:
+    def __init__(self, fs: Fs, work: Path, lock: Handle) -> None:
         """Nothing is read or written yet."""
-        self.fs, self.work = fs, work
+        self.fs, self.work, self._lock = fs, work, lock
 
     def names(self) -> list[str]:
         """What the folder holds, sorted."""
@@ -105,11 +108,10 @@ class Notes:
         name = _record(shard.name)
         if self.size(shard.name) != shard.nbytes or self.size(name) < 0:
             return None
-        rows = self._json(name).get("rows")
-        types = {one.name: _TYPES[getattr(one.type, "__name__", str(one.type))] for one in fields(kind)}
-        if not isinstance(rows, list) or not all(_fits(row, types) for row in rows):
+        rows = as_rows(self._json(name).get("rows"), kind)
+        if rows is None:
             raise self._damaged(name, "its rows are not those of this command")
-        return [kind(**row) for row in rows]
+        return rows
 
     def record(self, shard: str, rows: list[Row]) -> None:
         """Note that a shard is finished: it has its name, and is on the disk."""
@@ -118,6 +120,26 @@ class Notes:
     def unrecord(self, shard: str) -> None:
         """Take the note of a shard away."""
         self.remove(_record(shard))
+
+    def close(self, identity: Mapping[str, Any], rows: list[Row]) -> None:
+        """Take the note away: only its name is missing now.  Until it has that, the lock tells what it is."""
+        last = {**identity, "rows": [asdict(row) for row in rows]}
+        self._lock.write(0, json.dumps(last).encode() + b"\n")
+        self._lock.sync()
+        with naming(self.work.name, "could not be written to the disk"):
+            self.fs.fsync_folder(self.work.parent)
+        self.remove(UNFINISHED)
+        self.sync()
+
+    def closed(self) -> dict[str, Any]:
+        """What the lock tells; nothing when it is damaged."""
+        size = self._lock.status().size
+        if not size or size > _MAX_NOTE:
+            return {}
+        try:
+            return jsonfile.parse(self._lock.read(0, size).partition(b"\n")[0].decode(), self._lock.name)
+        except (CheckpointError, UnicodeDecodeError):
+            return {}
 
     def _json(self, name: str) -> dict[str, Any]:
         size = self.size(name)
@@ -132,6 +154,14 @@ class Notes:
 
     def _damaged(self, name: str, why: str) -> RepairError:
         return RepairError(f"{self.work / name}: damaged: {why}; remove {self.work.name} to begin anew")
+
+
+def as_rows(found: object, kind: type[Row]) -> list[Row] | None:
+    """Rows from JSON; None when they are not of this kind."""
+    types = {one.name: _TYPES[getattr(one.type, "__name__", str(one.type))] for one in fields(kind)}
+    if not isinstance(found, list) or not all(_fits(row, types) for row in found):
+        return None
+    return [kind(**row) for row in found]
 
 
 def _fits(row: object, types: dict[str, Callable[[object], bool]]) -> bool:

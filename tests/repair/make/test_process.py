@@ -63,7 +63,7 @@ def test_killed_at_any_instant(tmp_path, rounds):
 
 def test_two_at_once(tmp_path):
     source = longjob.write_source(tmp_path / "src", shards=1, nbytes=256)
-    with locked(REAL, tmp_path / "new.incomplete.lock"):
+    with locked(REAL, tmp_path / "new.incomplete"):
         out, err = start(source, tmp_path / "new").communicate()
         assert err == f"refused: {tmp_path}/new.incomplete: another process is at work on it\n"
         assert out == ""
@@ -84,7 +84,6 @@ def test_many_at_once(tmp_path):
 
 def test_a_lock_that_was_taken_away(tmp_path):
     """Who waited for it holds a file without a name: that is no lock."""
-    path = tmp_path / "x.lock"
 
     class Late:
         def __getattr__(self, name: str) -> object:
@@ -95,5 +94,5 @@ def test_a_lock_that_was_taken_away(tmp_path):
             REAL.unlink(path)
             return fd
 
-    with pytest.raises(RepairError, match="another process"), locked(Late(), path):  # type: ignore[arg-type]
+    with pytest.raises(RepairError, match="another process"), locked(Late(), tmp_path / "x"):  # type: ignore[arg-type]
         pytest.fail("was let in")
