@@ -19,6 +19,7 @@ from repair.make.job import tool_version
 from repair.make.layouts import Layout
 
 _CT_VERSION = "0.19.0"  # of compressed-tensors, whose layout and key names these are
+_MODELOPT_VERSION = "0.47.0"
 _FORMATS = {
     Family.NVFP4: "nvfp4-pack-quantized",
     Family.FP8: "float-quantized",
@@ -180,7 +181,8 @@ def hf_quant_config(declaration: Declaration) -> Json:
     inner["kv_cache_quant_algo"] = "FP8" if declaration.kv_fp8 else None
     if len(declaration.groups) == 1 and declaration.groups[0].algorithm.family is Family.NVFP4:
         inner["group_size"] = 16
-    inner["exclude_modules"] = list(declaration.ignore)
+    if declaration.ignore or "quantized_layers" not in inner:
+        inner["exclude_modules"] = list(declaration.ignore)
     return {"producer": _producer(), "quantization": inner}
 
 
@@ -215,7 +217,8 @@ def _modelopt_group(group: Group) -> Json:
 
 
 def _producer() -> Json:
-    return {"name": "checkpoint-audit", "version": tool_version()}
+    """Whose layout it is: TensorRT-LLM's AutoDeploy refuses any other name.  Who wrote it is a key that none reads."""
+    return {"name": "modelopt", "version": _MODELOPT_VERSION, "made_by": f"checkpoint-audit {tool_version()}".strip()}
 
 
 def _text(content: Json, indent: int) -> bytes:
