@@ -88,9 +88,9 @@ def _pairs(node: yaml.Node | None, file: str) -> Iterator[tuple[str, yaml.Node, 
         where = f"{file}:{key.start_mark.line + 1}"
         word = key.value if isinstance(key, yaml.ScalarNode) else _said(key)
         if word not in _KEYS:
-            raise UsageError(f"{where}: {word!r}: {_allowed(word, _KEYS, 'key')}")
+            raise UsageError(f"{where}: {_allowed(word, _KEYS, 'key')}")
         if word in seen:
-            raise UsageError(f"{where}: {word!r}: is there twice")
+            raise UsageError(f"{where}: {word!r} is there twice")
         seen.add(word)
         yield word, value, where
 

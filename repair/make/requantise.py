@@ -130,7 +130,9 @@ def job(wanted: Plan, sources: Sources, others: Sequence[Sources] = ()) -> Job:
         for home in sorted({weight.ref.shard for weight in members}):
             homes[home].add(members, home, partial(making.pieces, sources, members, home), making)
     for experts in wanted.found.experts:
-        homes[experts.ref.shard].add_bias(experts, wanted.tensors, sources)
+        bias = wanted.tensors.get(f"{experts.ref.name}_bias")
+        if bias is not None:
+            homes[bias.shard].add_bias(experts, bias, sources)
     remade = [one.remade(home, wanted.algorithm) for home, one in sorted(homes.items())]
     if recipe.kv_cache is KvCache.FP8_CAST and recipe.layout is Layout.COMPRESSED_TENSORS:
         remade += _kv_scales(wanted.tensors)
@@ -174,15 +176,11 @@ class _Home:
                 self.modules.append(weight.name)
         self.tasks.append(task)
 
-    def add_bias(self, experts: Experts, tensors: Mapping[str, TensorRef], sources: Sources) -> None:
+    def add_bias(self, experts: Experts, bias: TensorRef, sources: Sources) -> None:
         """The bias of a fused weight that becomes a module for each expert, which then has its own."""
-        bias = tensors.get(f"{experts.ref.name}_bias")
-        if bias is None:
-            return
-        if bias.shape != (experts.count, experts.rows) or bias.shard != experts.ref.shard:
+        if bias.shape != (experts.count, experts.rows):
             raise RepairError(
-                f"{bias.shard}: {bias.name}: {list(bias.shape)} is not the bias of {experts.ref.name}"
-                f" in {experts.ref.shard}, {experts.count} x {experts.rows}"
+                f"{bias.shard}: {bias.name}: {list(bias.shape)} is no bias of {experts.count} x {experts.rows} rows"
             )
         self.consumed.add(bias.name)
         for number in range(experts.count):

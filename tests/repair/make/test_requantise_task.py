@@ -1,0 +1,86 @@
+"""Chunks cover a weight once, whatever their size; results do not depend on it; what is not finite is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auditor.tensorref import TensorRef
+from quant.errors import RepairError
+from repair.make import requantise_task as task
+from repair.make.layouts import Layout
+from repair.make.recipe import Method, Recipe
+from repair.make.requantise_weights import Weight
+from tests.raw import raw
+from tests.repair.make.requantising import requantise, tensors
+from tests.repair.make.unquantised import source
+
+
+class Memory:
+    """A reader of one tensor."""
+
+    def __init__(self, values):
+        self.content = values.tobytes()
+
+    def read(self, ref, at, length):
+        assert 0 <= at <= at + length <= len(self.content)
+        return self.content[at : at + length]
+
+
+@given(
+    slabs=st.integers(1, 3), rows=st.integers(1, 9), blocks=st.integers(1, 5), across=st.booleans(),
+    step=st.sampled_from([1, 2]), chunk=st.sampled_from([1, 16, 40, 64, 1000]), data=st.data(),
+)  # fmt: skip
+def test_chunks_are_the_weight(slabs, rows, blocks, across, step, chunk, data):
+    """Rows of a slab, every second one too, from a tensor stored either way round; each weight once, in order."""
+    high, columns = rows * step, blocks * 16
+    values = np.arange(slabs * high * columns, dtype="<f4").reshape(slabs, high, columns)
+    held = np.ascontiguousarray(values.transpose(0, 2, 1)) if across else values
+    first = data.draw(st.integers(0, step - 1))
+    ref = TensorRef("x", "F32", held.shape, "a.safetensors", 0, held.nbytes)
+    weight = Weight("x", ref, range(slabs), range(first, high, step), high, columns, across)
+    seen = np.full((slabs, rows, columns), -1, np.float32)
+    before, task.CHUNK = task.CHUNK, chunk
+    try:
+        for slab, row, column, w in task.chunks(weight, Memory(held)):
+            assert w.flags.c_contiguous
+            assert w.shape[1] % 16 == 0 or w.shape[1] == columns or chunk < 16
+            part = seen[slab, row : row + w.shape[0], column : column + w.shape[1]]
+            assert (part == -1).all()
+            part[:] = w
+    finally:
+        task.CHUNK = before
+    np.testing.assert_array_equal(seen, values[:, first::step])
+
+
+@pytest.mark.parametrize("kind", ["qwen3moe", "qwen3moe_fused", "gptoss", "llama4"])
+@pytest.mark.parametrize(("chunk", "kept"), [(16, 0), (16 * 7, 0), (1 << 21, 0), (16 * 7, 1 << 22)])
+def test_the_same_bytes_whatever_the_chunks(kind: str, chunk: int, kept: int, monkeypatch, tmp_path: Path):
+    root = source(kind).write(tmp_path / "src", ["a.safetensors", "b.safetensors"])
+    for layout in Layout:
+        requantise(root, tmp_path / f"{layout}-a", Recipe("t", method=Method.MSE, layout=layout))
+    monkeypatch.setattr(task, "CHUNK", chunk)
+    monkeypatch.setattr(task, "_KEPT", kept)
+    for layout in Layout:
+        requantise(root, tmp_path / f"{layout}-b", Recipe("t", method=Method.MSE, layout=layout), jobs=3)
+        assert tensors(tmp_path / f"{layout}-a") == tensors(tmp_path / f"{layout}-b")
+
+
+@pytest.mark.parametrize(("bad", "said"), [(np.nan, "nan"), (-np.inf, "-inf")])
+@pytest.mark.parametrize("kind", ["qwen3moe", "qwen3moe_fused", "gptoss"])
+def test_a_weight_that_is_not_finite_is_named_with_its_index(kind: str, bad: float, said: str, tmp_path: Path):
+    model = source(kind)
+    name = {"qwen3moe": "model.layers.0.mlp.experts.1.up_proj.weight"}.get(
+        kind, "model.layers.0.mlp.experts.gate_up_proj"
+    )
+    one = model.tensors[name]
+    at = one.size - 3
+    model.tensors[name] = one.bytes_at(2 * at, raw("BF16", np.asarray([bad])).data)
+    index = [int(i) for i in np.unravel_index(at, one.shape)]
+    with pytest.raises(RepairError) as error:
+        requantise(model.write(tmp_path / "src"), tmp_path / "new", Recipe("t"))
+    assert f"{name}: the weight at {index} is {said}" in str(error.value)
