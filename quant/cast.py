@@ -88,7 +88,7 @@ def decode(fmt: FloatCode, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
         first = int(np.argmax(codes >> np.uint8(fmt.bits) > 0))
         found = int(codes.reshape(-1)[first])
         raise NumericError(f"{found:#04x} at {place(first, codes.shape)} is no {fmt.name} code")
-    return fmt.values[codes]
+    return fmt.values.take(codes)  # half the time of an index
 
 
 def is_nan(fmt: FloatCode, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -172,35 +172,40 @@ def _blocks(d, n, width, part):  # type: ignore[no-untyped-def]
     return count
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
-def _finish(error, energy, hidden, row, column, counts, errors, spots):  # type: ignore[no-untyped-def]
-    """Count a whole block, and keep it where it is among the worst."""
-    counts[0] += 1
-    if error == 0:
-        counts[1] += not hidden
-        return
-    if not hidden and error <= ROUNDING * energy:
-        counts[2] += 1
-    if not np.isfinite(error):
-        error = np.inf
-    if errors.size and error > errors[-1]:
-        _keep(error, row, column, errors, spots)
+@nb.njit(nogil=True, cache=True)
+def _smallest(part, count):  # type: ignore[no-untyped-def]
+    """The smallest error that is not 0."""
+    least = np.inf
+    for k in range(count):
+        least = min(least, part[k] if part[k] > 0 else np.inf)
+    return least
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
-def _common(part, count, energy, errors, counts):  # type: ignore[no-untyped-def]
-    """Count blocks of which none is among the worst nor equal to rounding; False, and nothing done, otherwise."""
+def _finish(part, held, count, hid, row, column, width, energy, counts, errors, spots):  # type: ignore[no-untyped-def]
+    """Count ``count`` whole blocks of errors ``part`` and energies ``held``; keep those that are among the worst.
+
+    ``energy``: at least that of each; where it shows that no block can be equal to rounding, ``held`` is not read.
+    """
     limit = errors[-1] if errors.size else np.inf
     exact, close, bad = 0, 0, 0
     for k in range(count):
         exact += part[k] == 0
         close += part[k] <= ROUNDING * energy
-        bad += part[k] > limit
-    if close > exact or bad:
-        return False
+        bad += not part[k] <= limit
     counts[0] += count
     counts[1] += exact
-    return True
+    if close > exact:
+        for k in range(count):
+            counts[2] += 0 < part[k] <= ROUNDING * held[k]
+    for k in range(count if bad else 0):
+        error = part[k] if np.isfinite(part[k]) else np.inf
+        if errors.size and error > errors[-1]:
+            _keep(error, row, column + k * width, errors, spots)
+    for k in range(count):
+        if hid[k]:  # some of it was not compared
+            counts[1] -= part[k] == 0
+            counts[2] -= 0 < part[k] <= ROUNDING * held[k]
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
@@ -237,22 +242,22 @@ def _distance(a, b, rows, columns, high, width, sums, counts, errors, spots):  #
                 continue
             top = _largest(size, n, top)
             block, count = c // width, _blocks(d, n, width, part)
-            if single and clean and _common(part, count, mine[2], errors, counts):
-                c += n
-                continue
-            _blocks(v, n, width, held)
-            for k in range(count):
-                if single:
-                    _finish(part[k], held[k], hid[block + k], r, c + k * width, counts, errors, spots)
-                else:
+            if single:
+                most = mine[2] if clean else np.inf
+                if _smallest(part, count) <= ROUNDING * most:
+                    _blocks(v, n, width, held)
+                _finish(part, held, count, hid[block:], r, c, width, most, counts, errors, spots)
+            else:
+                _blocks(v, n, width, held)
+                for k in range(count):
                     error[block + k] += part[k]
                     energy[block + k] += held[k]
             c += n
         if (r + 1) % high and r + 1 < rows:
             continue
         if not single:
-            for k in range(across):
-                _finish(error[k], energy[k], hid[k], r // high * high, k * width, counts, errors, spots)
+            first = r // high * high
+            _finish(error, energy, across, hid, first, 0, width, np.inf, counts, errors, spots)
             error[:] = 0
             energy[:] = 0
         hid[:] = False

@@ -1,20 +1,25 @@
-"""Bytes of a matrix transposed, in Numba: eight rows by eight bytes at a time, in registers."""
+"""Bytes and 16-bit words of a matrix transposed, in Numba: a square of 64-bit words at a time, in registers."""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+Item = TypeVar("Item", np.uint8, np.uint16)
 _STRIP = 32  # columns of the result that are filled together where the fast way does not fit
 
 
-def transposed(table: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 [N, K] as contiguous uint8 [K, N].  Safe to call from several threads; ``table`` may be read-only."""
+def transposed(table: NDArray[Item]) -> NDArray[Item]:
+    """uint8 or uint16 [N, K] as contiguous [K, N].  Safe to call from several threads; ``table`` may be read-only."""
     rows, columns = table.shape
-    out = np.empty((columns, rows), np.uint8)
-    if rows % 8 == 0 and columns % 8 == 0 and table.size:
-        _eights(np.ascontiguousarray(table).view(np.uint64), out.view(np.uint64))
+    out = np.empty((columns, rows), table.dtype)
+    side = 8 // table.itemsize
+    if rows % side == 0 and columns % side == 0 and table.size:
+        turn = _eights if side == 8 else _fours
+        turn(np.ascontiguousarray(table).view(np.uint64), out.view(np.uint64))
         return out
     for first in range(0, rows, _STRIP):
         out[:, first : first + _STRIP] = table[first : first + _STRIP].T
@@ -46,3 +51,21 @@ def _eights(table, out):  # type: ignore[no-untyped-def]
                 out[r + 1, c], out[r + 5, c] = (z1 & m4) | (z5 << s4), (z1 >> s4) | (z5 & n4)
                 out[r + 2, c], out[r + 6, c] = (z2 & m4) | (z6 << s4), (z2 >> s4) | (z6 & n4)
                 out[r + 3, c], out[r + 7, c] = (z3 & m4) | (z7 << s4), (z3 >> s4) | (z7 & n4)
+
+
+@nb.njit(nogil=True, cache=True)
+def _fours(table, out):  # type: ignore[no-untyped-def]
+    """Words [N, K / 4] into words [K, N / 4]: halves of 2 and 4 bytes are swapped across the diagonal."""
+    m2, m4 = np.uint64(0x0000FFFF0000FFFF), np.uint64(0x00000000FFFFFFFF)
+    n2, n4 = ~m2, ~m4
+    s2, s4 = np.uint64(16), np.uint64(32)
+    rows, words = table.shape
+    for top in range(0, rows, 32):
+        for j in range(words):
+            for i in range(top, min(top + 32, rows), 4):
+                x0, x1, x2, x3 = table[i, j], table[i + 1, j], table[i + 2, j], table[i + 3, j]
+                y0, y1 = (x0 & m2) | ((x1 & m2) << s2), ((x0 >> s2) & m2) | (x1 & n2)
+                y2, y3 = (x2 & m2) | ((x3 & m2) << s2), ((x2 >> s2) & m2) | (x3 & n2)
+                r, c = 4 * j, i // 4
+                out[r, c], out[r + 2, c] = (y0 & m4) | (y2 << s4), (y0 >> s4) | (y2 & n4)
+                out[r + 1, c], out[r + 3, c] = (y1 & m4) | (y3 << s4), (y1 >> s4) | (y3 & n4)

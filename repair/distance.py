@@ -11,6 +11,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import reduce
 from itertools import groupby, islice
@@ -21,10 +22,11 @@ from quant.errors import CheckpointError, NumericError, RepairError
 from quant.metrics import ErrorSums
 from quant.quantised import Quantised
 from repair.distance_pairs import Pair, Pairing, Unmatched, pair_up
-from repair.distance_read import Piece, operands, pieces
+from repair.distance_read import Piece, operands, piece_bytes, pieces
 from repair.distance_result import Comparison, TensorDistance, WorstBlock, worst_block
 from repair.restore_pieces import Files
 
+MEMORY = 160 << 20  # bytes of weights that all threads hold at once
 _OPEN = 8  # files of each side that a thread keeps open
 Progress = Callable[[int, int], None]
 
@@ -75,6 +77,28 @@ def _matches(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
+class _Memory:
+    """A number of bytes that threads share: who wants more than is left waits."""
+
+    def __init__(self, total: int) -> None:
+        self._total = self._left = total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, wanted: int) -> Iterator[None]:
+        """Hold ``wanted`` bytes, all of them where more are wanted than there are."""
+        wanted = min(wanted, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= wanted)
+            self._left -= wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += wanted
+                self._changed.notify_all()
+
+
 class _Work:
     """Runs the pieces of all pairs on threads and puts their results together."""
 
@@ -83,6 +107,7 @@ class _Work:
         self._per_expert = per_expert
         self._keep = keep
         self._local = threading.local()
+        self._memory = _Memory(MEMORY)
         self._files: list[Files] = []
         self.unmatched: list[Unmatched] = []
         self.unread: list[Unmatched] = []
@@ -172,6 +197,10 @@ class _Work:
         return both
 
     def _measure(self, pair: Pair, piece: Piece, whole: bool = False) -> _Result:
+        with self._memory.taken(piece_bytes(pair, piece)):
+            return self._measured(pair, piece, whole)
+
+    def _measured(self, pair: Pair, piece: Piece, whole: bool) -> _Result:
         a, b = operands(pair, piece, *self._readers())
         high, wide = pair.block
         if pair.flat and not whole and _same(a, b):

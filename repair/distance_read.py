@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from repair.restore_pieces import Reader, read_array
 from repair.source_codes import Grid, Lines, grid, native, read_lines, step_rows, stored_rows
 
 PIECE = 1 << 21  # weights of a piece
-_LINE = 4096  # bytes read at once, at least, where a tensor lies across
+WIDE = 1 << 26  # bytes of a piece where a tensor lies across
 
 
 class Piece(NamedTuple):
@@ -42,7 +43,7 @@ def pieces(pair: Pair) -> Iterator[Piece]:
         step = PIECE // wide * wide or PIECE
         yield from (Piece(0, range(first, min(first + step, size))) for first in range(0, size, step))
         return
-    take = max(PIECE // max(shape.columns, 1), _across(pair)) // high * high or high
+    take = _take(pair) // high * high or high
     for number, region in enumerate(pair.regions):
         if high == 1 or _whole_blocks(region.into, high, shape.rows):
             for first in range(0, len(region.into), take):
@@ -58,13 +59,32 @@ def _whole_blocks(into: range, high: int, rows: int) -> bool:
     return into.step == 1 and into.start % high == 0 and (into.stop % high == 0 or into.stop == rows)
 
 
-def _across(pair: Pair) -> int:
-    """Rows to take where one side lies across, so that its reads are not small; 0 where none does."""
-    items = [1] * (pair.layer is not None and pair.layer.format.axis == -2) + [pair.ref.itemsize] * pair.transposed
-    for region in pair.regions[:1]:
-        turned = region.matrix.layer is not None and region.matrix.layer.format.axis == -2
-        items += [region.matrix.ref.itemsize] * (turned or region.transposed)
-    return max((_LINE // item for item in items), default=0)
+def _take(pair: Pair) -> int:
+    """Rows of a piece: about PIECE weights, more where a side lies across and its reads would be small."""
+    usual = max(PIECE // max(pair.shape.columns, 1), 1)
+    return max(usual, WIDE // row_bytes(pair)) if _lies_across(pair) else usual
+
+
+def _lies_across(pair: Pair) -> bool:
+    sides = [(pair.layer, pair.transposed), *((r.matrix.layer, r.transposed) for r in pair.regions[:1])]
+    return any(turned or (layer is not None and layer.format.axis == -2) for layer, turned in sides)
+
+
+def row_bytes(pair: Pair) -> int:
+    """Memory that a row of a pair takes while it is compared, about; twice its bytes where it is turned."""
+    shape = pair.shape
+    twice = 2 if _lies_across(pair) else 1
+    mine = pair.ref.nbytes // max(shape.experts * shape.rows, 1)
+    matrix = pair.regions[0].matrix
+    theirs = matrix.ref.nbytes * shape.columns // max(math.prod(matrix.shape), 1)
+    return max(1, (mine + theirs) * twice + shape.columns // 2)
+
+
+def piece_bytes(pair: Pair, piece: Piece) -> int:
+    """Memory that a piece takes while it is compared, about."""
+    if pair.flat:
+        return len(piece.rows) * (pair.ref.itemsize + pair.regions[0].matrix.ref.itemsize)
+    return len(piece.rows) * (row_bytes(pair) if piece.region is not None else row_bytes(pair) + 4 * pair.shape.columns)
 
 
 def operands(pair: Pair, piece: Piece, a: Reader, b: Reader) -> tuple[Operand, Operand]:

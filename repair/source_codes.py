@@ -29,6 +29,7 @@ _NUMPY: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
     "F64": np.dtype("<f8"),
 }
+_TURNED = 1 << 16  # bytes from which a transposed table is worth a kernel
 
 
 class Grid(NamedTuple):
@@ -131,7 +132,19 @@ def read_lines(reader: Reader, lines: Lines, expert: int, first: int, last: int)
         for line in range(lines.width):
             at = (base + line * lines.rows + first) * item
             table[line] = read_array(reader, lines.ref, at, (last - first) * item).reshape(-1, item)
-    return np.ascontiguousarray(table.transpose(1, 0, 2)).reshape(last - first, lines.width * item)
+    return _turned(table).reshape(last - first, lines.width * item)
+
+
+def _turned(table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Bytes [width, rows, item] as [rows, width, item]."""
+    width, rows, item = table.shape
+    if item > 2 or table.size < _TURNED:
+        return np.ascontiguousarray(table.transpose(1, 0, 2))
+    from quant.cpu_transpose import transposed  # Numba: imported where it is first used
+
+    if item == 1:
+        return transposed(table.reshape(width, rows))
+    return transposed(table.view(np.uint16).reshape(width, rows)).view(np.uint8)
 
 
 def write_lines(lines: Lines, expert: int, first: int, rows: NDArray[np.uint8]) -> Iterator[Piece]:
