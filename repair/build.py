@@ -15,7 +15,7 @@ from auditor.context import Context
 from auditor.finding import Finding, Safety, Severity
 from auditor.layer import QuantizedLayer
 from quant.errors import NumericError
-from repair.content import Content, Mapped, Shared, Stored
+from repair.content import Content, Mapped, Shared, Stored, length_of
 from repair.effect import Effect, Effects
 from repair.fixes.catalogue import ENTRIES, RANK
 from repair.fixes.desk import Desk, Options
@@ -134,7 +134,7 @@ def build(ctx: Context, findings: Sequence[Finding], options: Options, source: S
 def _index_new(desk: Desk) -> None:
     """Where tensors are added or change their size, the index says so."""
     index, checkpoint = desk.ctx.checkpoint.index, desk.ctx.checkpoint
-    resized = {n: t for n, t in desk.tensors.items() if t.beside or len(t.raw) != t.like.nbytes}
+    resized = {n: t for n, t in desk.tensors.items() if t.beside or length_of(t.content) != t.like.nbytes}
     if index is None or index.problem or not resized:
         return
     text = rebuilt(desk.text(index.file), checkpoint, resized)
@@ -151,10 +151,10 @@ def rewrites(built: Built) -> dict[str, dict[str, Change]]:
         shard = found.setdefault(made.like.shard, {})
         known = shard.get(made.like.name, Change())
         if made.beside:
-            new = New(made.name, made.dtype, made.shape, made.raw)
+            new = New(made.name, made.dtype, made.shape, made.content)
             shard[made.like.name] = replace(known, beside=(*known.beside, new))
         else:
-            shard[made.like.name] = replace(known, dtype=made.dtype, shape=made.shape, content=made.raw)
+            shard[made.like.name] = replace(known, dtype=made.dtype, shape=made.shape, content=made.content)
     return found
 
 

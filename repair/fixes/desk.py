@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,6 +67,10 @@ class Desk:
     def raw(self, ref: TensorRef) -> bytes:
         """All bytes of a small tensor as they will be."""
         return self.overlay.read(ref, 0, ref.nbytes)
+
+    def fetch(self, ref: TensorRef) -> Callable[[int, int], bytes]:
+        """What gives ``length`` bytes of a tensor from byte ``at``, as they will be when it is called."""
+        return lambda at, length: self.read(ref, at, length)
 
     def current(self, ref: TensorRef) -> NewTensor:
         """A small tensor as it will be, its header entry included."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from auditor.checkpoint import INDEX_SUFFIX, Checkpoint
 from auditor.finding import Finding, Safety
+from repair.content import length_of
 from repair.fixes.desk import Desk
 from repair.fixes.proposal import Left, NewTensor, Proposal, TextEdit
 
@@ -44,7 +45,7 @@ def rebuilt(old: str, checkpoint: Checkpoint, changed: Mapping[str, NewTensor]) 
     content: dict[str, Any] = json.loads(old) if old else {"metadata": {}}
     stored = _weight_map(checkpoint) | {t.name: t.like.shard for t in changed.values() if t.beside}
     sizes = {name: ref.nbytes for name, ref in checkpoint.tensors.items()}
-    sizes |= {name: len(t.raw) for name, t in changed.items()}
+    sizes |= {name: length_of(t.content) for name, t in changed.items()}
     before = content.get("weight_map")
     kept = [name for name in before if name in stored] if isinstance(before, dict) else []
     known = set(kept)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
+from repair.content import Content
 from repair.effect import Effect, Effects
 
 
@@ -41,7 +42,8 @@ class TextEdit(NamedTuple):
 class NewTensor(NamedTuple):
     """A tensor of another dtype, shape or size than is stored, or one that is not stored at all.
 
-    ``like``: the stored tensor that it replaces; or, with ``beside``, next to which it is added.
+    ``like``: the stored tensor that it replaces; or, with ``beside``, next to which it is added.  ``lazy``: its bytes,
+    in place of ``raw``, of one that may be large.
     """
 
     name: str
@@ -50,6 +52,12 @@ class NewTensor(NamedTuple):
     raw: bytes
     like: TensorRef
     beside: bool = False
+    lazy: Content | None = None
+
+    @property
+    def content(self) -> Content:
+        """Its bytes."""
+        return self.raw if self.lazy is None else self.lazy
 
 
 Change = Edit | Rescale | TextEdit | NewTensor

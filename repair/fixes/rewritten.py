@@ -5,6 +5,7 @@ A tensor gets another dtype, shape or size, or is added, so the shard is written
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +17,8 @@ from auditor.probes import decode_floats
 from auditor.scalars import faulty
 from auditor.shapes import is_swizzled, is_transposed
 from auditor.tensorref import TensorRef
+from repair.content import Computed
+from repair.fixes import layouts
 from repair.fixes.desk import Desk, float_bytes
 from repair.fixes.input_scale import best_of
 from repair.fixes.proposal import Edit, Left, NewTensor, Proposal
@@ -91,12 +94,9 @@ def unswizzled(finding: Finding, desk: Desk) -> Result:
         return
     codes, ref, unit = layer.codes.shape, layer.scales, layer.format.block[1] // 2
     rows, columns = codes[-2], ceil_div(codes[-1], unit)
-    high, wide = ceil_div(rows, 128), ceil_div(columns, 4)
-    stored = np.frombuffer(desk.raw(ref), np.uint8).reshape(-1, high, wide, 32, 4, 4)
-    # The kernel's order is reshape(M/128, 4, 32, G/4, 4).permute(0, 3, 2, 1, 4).
-    plain = stored.transpose(0, 1, 4, 3, 2, 5).reshape(-1, high * 128, wide * 4)
     shape = (*codes[:-2], rows, columns)
-    made = NewTensor(ref.name, ref.dtype, shape, plain[:, :rows, :columns].tobytes(), ref)
+    plain = layouts.unswizzled(desk.fetch(ref), math.prod(codes[:-2]), rows, columns)
+    made = NewTensor(ref.name, ref.dtype, shape, b"", ref, lazy=plain)
     change = f"shape {list(ref.shape)} -> {list(shape)}"
     yield from _proposal(finding, desk, Safety.EXACT, "the shape proves the kernel's layout", change, made)
 
@@ -107,8 +107,8 @@ def transposed(finding: Finding, desk: Desk) -> Result:
     if layer is None or not is_transposed(layer):
         return
     ref = layer.codes
-    turned = np.frombuffer(desk.raw(ref), np.uint8).reshape(ref.shape).T
-    made = NewTensor(ref.name, ref.dtype, (ref.shape[1], ref.shape[0]), np.ascontiguousarray(turned).tobytes(), ref)
+    turned = layouts.turned(desk.fetch(ref), *ref.shape)
+    made = NewTensor(ref.name, ref.dtype, (ref.shape[1], ref.shape[0]), b"", ref, lazy=turned)
     change = f"shape {list(ref.shape)} -> {list(made.shape)}"
     yield from _proposal(finding, desk, Safety.EXACT, "the scales fit the transposed codes only", change, made)
 
@@ -159,10 +159,9 @@ def shared_values(finding: Finding, desk: Desk) -> Result:
         return
     parent = layer.module.removesuffix(".k_proj")
     tensors = [
-        NewTensor(
-            f"{parent}.v_proj{ref.name.removeprefix(layer.module)}", ref.dtype, ref.shape, desk.raw(ref), ref, True
-        )
+        NewTensor(f"{parent}.v_proj{leaf}", ref.dtype, ref.shape, b"", ref, True, Computed(ref.nbytes, desk.fetch(ref)))
         for ref in layer.parts.values()
+        for leaf in (ref.name.removeprefix(layer.module),)
     ]
     reason = "keys and values share one projection"
     yield from _proposal(finding, desk, Safety.EXACT, reason, f"{len(tensors)} tensors copied to v_proj", *tensors)
