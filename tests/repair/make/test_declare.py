@@ -118,7 +118,7 @@ def test_what_a_layout_cannot_say(layout):
         Algorithm("INT4", Family.INTEGER),
         Algorithm("W4A8", Family.NVFP4_32, Activation.STATIC, 32),
     ):
-        with pytest.raises(RepairError, match="is not written|has no algorithm"):
+        with pytest.raises(RepairError, match=r"is not written|has no algorithm"):
             texts(layout, {}, Declaration((Group("group_0", algorithm, ("Linear",)),)))
 
 
