@@ -110,7 +110,7 @@ def _notes(made: Plan) -> Iterator[str]:
     if made.recipe.activations is Inputs.FROM and isinstance(made.scales, NoScales):
         yield (
             "the recipe quantises inputs, too, and their scales come from running the model, which is not done here:"
-            " weights only, declared W4A16_NVFP4; --activations from=CHECKPOINT takes a calibrated one's scales,"
+            " weights only, declared W4A16_NVFP4; --activations from:DIR takes a calibrated one's scales,"
             " --activations one stores 1.0"
         )
     if made.recipe.kv_cache is KvCache.FP8_CAST:

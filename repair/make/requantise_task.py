@@ -187,7 +187,7 @@ def _bands(weight: Weight, slab: int, reader: Reader) -> Iterator[Chunk]:
 
 def _rows(weight: Weight, slab: int, reader: Reader) -> Iterator[Chunk]:
     item, wide, rows = weight.ref.itemsize, weight.columns, weight.rows
-    take, across = max(1, CHUNK // wide), min(wide, CHUNK)
+    take, across = max(1, CHUNK // wide), min(wide, max(1, CHUNK // BLOCK) * BLOCK)
     for first in range(0, len(rows), take):
         some = rows[first : first + take]
         for column in range(0, wide, across):

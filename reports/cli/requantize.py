@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,8 +44,8 @@ Layout = Annotated[LayoutName | None, typer.Option(envvar="AUDIT_LAYOUT", help="
 Activations = Annotated[
     str | None,
     typer.Option(
-        envvar="AUDIT_ACTIVATIONS", metavar="WAY",
-        help="Input scales: none (W4A16), one (1.0), from=CHECKPOINT (a calibrated one's).",
+        envvar="AUDIT_ACTIVATIONS", metavar="none|one|from:DIR",
+        help="Input scales: none (W4A16), exactly 1, or those of another NVFP4 checkpoint.",
     ),
 ]  # fmt: skip
 Include = Annotated[
@@ -78,17 +79,15 @@ class Job:
         from repair.make.requantise import plan
         from repair.make.sources import Sources
 
-        checkpoint, scales, others = open_checkpoint(self.source), None, None
-        try:
+        checkpoint = open_checkpoint(self.source)
+        with ExitStack() as stack:
+            scales, others = None, []
             if self.calibrated:
                 known = open_checkpoint(self.calibrated)
-                others = Sources(known)
-                scales = Taken(known, others)
+                others.append(stack.enter_context(Sources(known)))
+                scales = Taken(known, others[0])
             wanted = plan(checkpoint, self.recipe, scales)
-            self._report(wanted, None if self.dry else self._make(wanted, (others,) if others else ()))
-        finally:
-            if others:
-                others.close()
+            self._report(wanted, None if self.dry else self._make(wanted, others))
         return Exit.CLEAN
 
     def _make(self, wanted: Plan, others: Sequence[Sources]) -> Made:
@@ -195,9 +194,9 @@ def _overridden(
     from repair.make.recipe import Inputs
     from repair.make.recipe import Method as Rule
 
-    way, _, calibrated = (activations or recipe.activations.value).partition("=")
+    way, _, calibrated = (activations or recipe.activations.value).partition(":")
     if way not in list(Inputs) or bool(calibrated) != (way == Inputs.FROM.value and activations is not None):
-        raise UsageError(f"--activations {activations!r}: not one of none, one, from=CHECKPOINT")
+        raise UsageError(f"--activations {activations!r}: not one of none, one, from:DIR")
     changed = dataclasses.replace(
         recipe,
         method=Rule(method) if method else recipe.method,
