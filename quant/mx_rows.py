@@ -14,6 +14,7 @@ from quant.mx_window import Blocks
 
 _CODES = 1 << 19  # bytes of codes looked at at once
 _SCALES = 1 << 24  # bytes of codes whose scales are looked at at once
+_GAP = 4  # rows that are not asked for are read along up to here
 _LEVELS = 3  # exponents without a live block that are looked at one by one, before all codes are
 
 
@@ -83,29 +84,29 @@ def _first_live(part: Rows, level: int, step: int) -> int | None:
         beyond = []
         for first, last in chunks(part, _SCALES):
             scales = part.scales(first, last)
-            rows = np.flatnonzero((scales == level).any(1))
-            if rows.size and _is_live(part, first, rows, scales, level):
+            if _is_live(part, first, scales, level):
                 return level
-            further = scales[scales > level] if step > 0 else scales[scales < level]
-            if further.size:
-                beyond.append(int(further.min() if step > 0 else further.max()))
+            # Wrapped around, codes up to the level (or down to it) come last.
+            away = scales - np.uint8((level + 1) % 256) if step > 0 else np.uint8((level - 1) % 256) - scales
+            if scales.size and int(away.min()) < (255 - level if step > 0 else level):
+                beyond.append(int(away.min()))
         if not beyond:
             return None
-        level = min(beyond) if step > 0 else max(beyond)
+        level += step * (1 + min(beyond))
     return None
 
 
-def _is_live(part: Rows, first: int, rows: NDArray[np.intp], scales: NDArray[np.uint8], level: int) -> bool:
-    """Whether one of these rows (counted from ``first``) has a live block under scale code ``level``."""
-    most = max(1, _CODES // max(1, 16 * part.blocks))
-    take, at = 1, 0
-    while at < rows.size:
-        begin, end = int(rows[at]), int(rows[min(at + take, rows.size) - 1]) + 1
-        end = min(end, begin + most)
-        found = blocks(part, first + begin, first + end, scales[begin:end])
-        if (found.live & (found.k == level - mx.BIAS)).any():
-            return True
-        at, take = int(np.searchsorted(rows, end)), take * 8
+def _is_live(part: Rows, first: int, scales: NDArray[np.uint8], level: int) -> bool:
+    """Whether one of these rows, counted from ``first``, has a live block under scale code ``level``."""
+    rows = np.unique(np.flatnonzero(scales == level) // part.blocks)
+    breaks = np.flatnonzero(np.diff(rows) > _GAP) + 1
+    most = max(1, _CODES // (16 * part.blocks))
+    for run in np.split(rows, breaks) if rows.size else ():
+        for begin in range(int(run[0]), int(run[-1]) + 1, most):
+            end = min(begin + most, int(run[-1]) + 1)
+            packed = part.packed(first + begin, first + end).reshape(-1, 16)
+            if (packed[scales[begin:end].reshape(-1) == level] & np.uint8(0x77)).any():
+                return True
     return False
 
 

@@ -42,15 +42,17 @@ def new_scales(scales: NDArray[np.uint8], m: int) -> NDArray[np.uint8]:
 
     A block outside the window gets 1.0: right when all its codes are zero.
     """
-    return np.take(_pairs(m), scales).view(np.uint8).reshape(*scales.shape[:-1], 2 * scales.shape[-1])
+    codes = np.frombuffer(scales.tobytes().translate(_codes(m)), np.uint8)
+    doubled = codes.astype(np.uint16) * np.uint16(0x0101)
+    return doubled.view(np.uint8).reshape(*scales.shape[:-1], 2 * scales.shape[-1])
 
 
 @cache
-def _pairs(m: int) -> NDArray[np.uint16]:
-    """For each E8M0 code two equal E4M3 codes, as one word."""
+def _codes(m: int) -> bytes:
+    """For each E8M0 code an E4M3 code."""
     e = np.arange(256) - mx.BIAS - m
     codes = np.where((e >= LOW) & (e <= HIGH), _power_codes()[np.clip(e - LOW, 0, HIGH - LOW)], NEUTRAL)
-    return (codes.astype(np.uint16) * np.uint16(0x0101)).astype(np.uint16)
+    return codes.astype(np.uint8).tobytes()
 
 
 class Blocks:

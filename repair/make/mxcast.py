@@ -103,6 +103,7 @@ def _plain(layer: QuantizedLayer, members: tuple[str, ...], shared: SharedPlan, 
 
     def row(copied: int = 0) -> CastRow:
         plan = shared.get()
+        rows.forget()
         return row_of(layer.codes.name, plan, plan.outcomes[number], copied)
 
     def task() -> Iterator[Piece]:
@@ -140,6 +141,7 @@ def _fused(layer: QuantizedLayer, whole: TensorRows, wanted: Wanted) -> Cast:
 
     def numbers() -> Iterator[Piece]:
         plan = shared.get()
+        whole.forget()
         yield from _numbers(target, name, plan, given)
         yield row_of(layer.codes.name, plan, plan.outcomes[0])
 
@@ -214,6 +216,7 @@ class _Expert:
 
     def row(self, copied: int = 0) -> CastRow:
         plan = self._shared.get()
+        self._rows.forget()
         return row_of(self._layer.codes.name, plan, plan.outcomes[0], copied)
 
     def pieces(self) -> Iterator[Piece]:

@@ -17,7 +17,8 @@ from repair.make.mxrows import TensorRows
 from repair.make.shard import Copy, Fill, Piece
 from repair.make.sources import Sources
 
-_STEP = 1 << 22  # bytes of codes in memory at once
+_STEP = 1 << 19  # bytes of codes in memory at once: they stay in a core's cache
+_LONG = 1 << 24  # bytes of codes that are copied at once
 _PANEL = 1 << 24  # the same, where an expert is transposed
 
 
@@ -34,7 +35,7 @@ class Names:
 def in_place(rows: TensorRows, plan: Plan, sources: Sources, to: Names) -> Iterator[Piece]:
     """Rows in the order in which they are stored."""
     width = 16 * rows.blocks
-    for first, last in chunks(rows, 4 * _STEP):
+    for first, last in chunks(rows, _LONG):
         scales = rows.scales(first, last)
         if plan.keeps(scales):
             length = (last - first) * width

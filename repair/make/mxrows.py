@@ -37,10 +37,18 @@ class TensorRows:
         self.name = layer.scales.name
         every, self.blocks = _fitting(layer)
         self.rows = every if rows is None else rows
+        self._held: tuple[int, int, NDArray[np.uint8]] | None = None
 
     def scales(self, first: int, last: int) -> NDArray[np.uint8]:
-        """As `quant.mx_rows.Rows.scales`; RepairError when they cannot be read."""
-        return self._read(self.table, self.blocks, first, last)
+        """As `quant.mx_rows.Rows.scales`; RepairError when they cannot be read.  What was read last is at hand."""
+        held = self._held
+        if held is None or first < held[0] or held[1] < last:
+            held = self._held = first, last, self._read(self.table, self.blocks, first, last)
+        return held[2][first - held[0] : last - held[0]]
+
+    def forget(self) -> None:
+        """Give back what is at hand."""
+        self._held = None
 
     def packed(self, first: int, last: int) -> NDArray[np.uint8]:
         """As `quant.mx_rows.Rows.packed`; RepairError when they cannot be read."""
@@ -94,6 +102,8 @@ class SharedPlan:
                         f"{self.parts[0].codes.shard}: {self.parts[0].name}: the global scale would be 2^{found.m}: it "
                         f"or its reciprocal leaves the range of normal float32"
                     )
+                for part in self.parts if len(self.parts) > 1 else ():
+                    part.forget()
                 self._plan = found
             return self._plan
 

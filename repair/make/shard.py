@@ -19,6 +19,8 @@ from repair.osfs import Fs
 from repair.rewrite import copy
 from repair.shardheader import Entry, header_bytes
 
+_FLUSH = 64 << 20  # bytes written before they are sent to the disk
+
 
 class Copy(NamedTuple):
     """Bytes of new tensor ``tensor`` from byte ``at`` on are ``length`` bytes of ``ref``, from its byte ``offset`` on.
@@ -83,15 +85,49 @@ def write_shard(fs: Fs, target: Path, shard: NewShard, jobs: int = 1, tick: Tick
     every byte exactly once, and what they raise.
     """
     raw = header_bytes(shard.entries, shard.metadata, shard.name)
-    with Handle.creating(fs, target) as file:
+    with Handle.creating(fs, target) as file, _Flusher(file, jobs > 1) as flusher:
         file.write(0, raw)
-        writer = _Writer(shard, file, len(raw), tick)
+        writer = _Writer(shard, file, len(raw), tick, flusher)
         if tick:
             tick(len(raw))
         rows = [row for found in _run(shard.tasks, writer.carry_out, jobs) for row in found]
         writer.expect_whole()
+        flusher.close()
         file.sync()
     return rows
+
+
+class _Flusher:
+    """Has what was written go to the disk while more is written, so that the last sync has little left to do.
+
+    Off with one job, whose calls come in order.  What a sync raises is raised by the next call, or by `close`.
+    """
+
+    def __init__(self, file: Handle, on: bool) -> None:
+        self._file, self._waiting = file, 0
+        self._thread = ThreadPoolExecutor(1) if on else None
+        self._sync: Future[None] | None = None
+
+    def wrote(self, length: int) -> None:
+        """So many bytes more are written; not to be called from two threads at once."""
+        self._waiting += length
+        if self._thread is None or self._waiting < _FLUSH or (self._sync and not self._sync.done()):
+            return
+        if self._sync:
+            self._sync.result()
+        self._waiting, self._sync = 0, self._thread.submit(self._file.sync)
+
+    def close(self) -> None:
+        """Wait for the sync that is under way."""
+        if self._sync:
+            self._sync.result()
+
+    def __enter__(self) -> _Flusher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread:
+            self._thread.shutdown()
 
 
 def _run(tasks: tuple[Task, ...], carry_out: Callable[[Task], list[Row]], jobs: int) -> Iterator[list[Row]]:
@@ -115,8 +151,8 @@ def _run(tasks: tuple[Task, ...], carry_out: Callable[[Task], list[Row]], jobs: 
 class _Writer:
     """Puts pieces into their places and keeps account of them."""
 
-    def __init__(self, shard: NewShard, file: Handle, start: int, tick: Tick | None) -> None:
-        self._shard, self._file, self._tick = shard, file, tick
+    def __init__(self, shard: NewShard, file: Handle, start: int, tick: Tick | None, flusher: _Flusher) -> None:
+        self._shard, self._file, self._tick, self._flusher = shard, file, tick, flusher
         self._lock = threading.Lock()
         self._places: dict[str, tuple[int, int]] = {}
         self._given: dict[str, list[tuple[int, int]]] = {entry.name: [] for entry in shard.entries}
@@ -140,8 +176,9 @@ class _Writer:
                     copy(source, self._file, piece.ref.start + piece.offset, at, length)
             elif length:
                 self._file.write(at, memoryview(piece.content).cast("B"))
-            if self._tick:
-                with self._lock:
+            with self._lock:
+                self._flusher.wrote(length)
+                if self._tick:
                     self._tick(length)
         return rows
 
