@@ -69,9 +69,11 @@ class ErrorSums:
 
     @property
     def cosine(self) -> float:
-        """Cosine of the angle between w and v; 1 where both are 0, 0 where only one is."""
+        """Cosine of the angle between w and v; 1 where the error is 0, 0 where only one of them is 0."""
+        if self.squared == 0:
+            return 1.0
         if self.source == 0 or self.result == 0:
-            return 1.0 if self.source == self.result else 0.0
+            return 0.0
         return self.product / math.sqrt(self.source) / math.sqrt(self.result)
 
 

@@ -26,7 +26,7 @@ from repair.distance_read import Piece, operands, piece_bytes, pieces
 from repair.distance_result import Comparison, TensorDistance, WorstBlock, worst_block
 from repair.restore_pieces import Files
 
-MEMORY = 160 << 20  # bytes of weights that all threads hold at once
+MEMORY = 96 << 20  # bytes of weights that all threads hold at once
 _OPEN = 8  # files of each side that a thread keeps open
 Progress = Callable[[int, int], None]
 

@@ -20,7 +20,7 @@ from repair.restore_pieces import Reader, read_array
 from repair.source_codes import Grid, Lines, grid, native, read_lines, step_rows, stored_rows
 
 PIECE = 1 << 21  # weights of a piece
-WIDE = 1 << 26  # bytes of a piece where a tensor lies across
+WIDE = 1 << 25  # bytes of a piece where a tensor lies across
 
 
 class Piece(NamedTuple):

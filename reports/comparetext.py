@@ -146,7 +146,8 @@ def verdict(ranking: Ranking) -> tuple[str, str]:
         limits = [f"MSE above {ranking.max_mse:g}"] if ranking.max_mse is not None else []
         limits += [f"SQNR below {ranking.min_sqnr:g} dB"] if ranking.min_sqnr is not None else []
         limits += ["not finite on one side"] if broken else []
-        return f"{compared}; {number(len(ranking.failing))} fail: {' or '.join(limits)}.", "error"
+        fail = "fails" if len(ranking.failing) == 1 else "fail"
+        return f"{compared}; {number(len(ranking.failing))} {fail}: {' or '.join(limits)}.", "error"
     differ = sum(t.sums.squared != 0 for t in done.tensors)
     if not differ:
         return f"{compared}; all are exact.", "strong"
