@@ -119,7 +119,7 @@ def _load(side, r, c, n, columns, bits, w):  # type: ignore[no-untyped-def]
         _widen(side.raw[4 * at : 4 * (at + n)].view(np.uint32), side.layout, n, bits, w)
     elif side.kind == 2:
         step = side.step[side.row_steps[row]]
-        _decode_pairs(side.raw[at // 2 :], step, c, n, side.width, bits, w)
+        _decode_pairs(side.raw[at // 2 :], step, c, n, side.width, w)
     else:
         _decode_bytes(side.raw[at:], side.values, side.step[side.row_steps[row]], c, n, side.width, w)
     if side.gain.size:
@@ -173,39 +173,32 @@ def _blocks(d, n, width, part):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True, cache=True)
-def _smallest(part, count):  # type: ignore[no-untyped-def]
-    """The smallest error that is not 0."""
-    least = np.inf
+def _spread(bits, count):  # type: ignore[no-untyped-def]
+    """How many of the float64 patterns are 0, the smallest of the others less one, and the largest.
+
+    Patterns of what is not negative order as the numbers do, NaN above all.
+    """
+    zeros, least, most = 0, ~np.uint64(0), np.uint64(0)
     for k in range(count):
-        least = min(least, part[k] if part[k] > 0 else np.inf)
-    return least
+        zeros += bits[k] == np.uint64(0)
+        least = min(least, bits[k] - np.uint64(1))
+        most = max(most, bits[k])
+    return zeros, least, most
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
-def _finish(part, held, count, hid, row, column, width, energy, counts, errors, spots):  # type: ignore[no-untyped-def]
-    """Count ``count`` whole blocks of errors ``part`` and energies ``held``; keep those that are among the worst.
-
-    ``energy``: at least that of each; where it shows that no block can be equal to rounding, ``held`` is not read.
-    """
-    limit = errors[-1] if errors.size else np.inf
-    exact, close, bad = 0, 0, 0
-    for k in range(count):
-        exact += part[k] == 0
-        close += part[k] <= ROUNDING * energy
-        bad += not part[k] <= limit
+def _finish(part, held, count, hid, row, column, width, counts, errors, spots):  # type: ignore[no-untyped-def]
+    """Count ``count`` whole blocks of errors ``part`` and energies ``held``; keep those that are among the worst."""
     counts[0] += count
-    counts[1] += exact
-    if close > exact:
-        for k in range(count):
-            counts[2] += 0 < part[k] <= ROUNDING * held[k]
-    for k in range(count if bad else 0):
+    for k in range(count):
+        if part[k] == 0:
+            counts[1] += not hid[k]
+            continue
+        if part[k] <= ROUNDING * held[k]:
+            counts[2] += not hid[k]
         error = part[k] if np.isfinite(part[k]) else np.inf
         if errors.size and error > errors[-1]:
             _keep(error, row, column + k * width, errors, spots)
-    for k in range(count):
-        if hid[k]:  # some of it was not compared
-            counts[1] -= part[k] == 0
-            counts[2] -= 0 < part[k] <= ROUNDING * held[k]
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
@@ -215,7 +208,8 @@ def _distance(a, b, rows, columns, high, width, sums, counts, errors, spots):  #
     part, held, mine = np.empty(_CHUNK, np.float64), np.empty(_CHUNK, np.float64), np.zeros(5, np.float64)
     across = (columns + width - 1) // width
     error, energy = np.zeros(across, np.float64), np.zeros(across, np.float64)
-    hid = np.zeros(across, np.bool_)
+    hid, edge = np.zeros(across, np.bool_), np.empty(2, np.float64)
+    edge_bits = edge.view(np.uint64)
     take = _CHUNK // width * width if width <= _CHUNK else _CHUNK
     single = high == 1 and width <= _CHUNK
     top = np.int64(0)
@@ -242,13 +236,18 @@ def _distance(a, b, rows, columns, high, width, sums, counts, errors, spots):  #
                 continue
             top = _largest(size, n, top)
             block, count = c // width, _blocks(d, n, width, part)
+            if single and clean:
+                zeros, least, most = _spread(part.view(np.uint64), count)
+                edge[0], edge[1] = ROUNDING * mine[2], errors[-1] if errors.size else np.inf
+                if least >= edge_bits[0] and most <= edge_bits[1]:  # none is equal to rounding, none among the worst
+                    counts[0] += count
+                    counts[1] += zeros
+                    c += n
+                    continue
+            _blocks(v, n, width, held)
             if single:
-                most = mine[2] if clean else np.inf
-                if _smallest(part, count) <= ROUNDING * most:
-                    _blocks(v, n, width, held)
-                _finish(part, held, count, hid[block:], r, c, width, most, counts, errors, spots)
+                _finish(part, held, count, hid[block:], r, c, width, counts, errors, spots)
             else:
-                _blocks(v, n, width, held)
                 for k in range(count):
                     error[block + k] += part[k]
                     energy[block + k] += held[k]
@@ -256,8 +255,7 @@ def _distance(a, b, rows, columns, high, width, sums, counts, errors, spots):  #
         if (r + 1) % high and r + 1 < rows:
             continue
         if not single:
-            first = r // high * high
-            _finish(error, energy, across, hid, first, 0, width, np.inf, counts, errors, spots)
+            _finish(error, energy, across, hid, r // high * high, 0, width, counts, errors, spots)
             error[:] = 0
             energy[:] = 0
         hid[:] = False

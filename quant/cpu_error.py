@@ -87,25 +87,12 @@ def _widen(flat, layout, n, bits, w):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True, cache=True)
-def _decode_pairs(stored, step, first, n, width, bits, v):  # type: ignore[no-untyped-def]
-    """Values of ``n`` packed E2M1 codes (a multiple of 16, as ``width`` is) into ``v``, whose patterns are ``bits``.
-
-    A magnitude becomes the exponent and the first bit of the mantissa of a float32.  All but 0 and 0.5 are then
-    right; those two come out as 0.5 and 0.75, and x + x - 1 mends them.
-    """
-    words = stored[: n // 2].view(np.uint32)
-    for i in range(n // 8):
-        for k in range(8):
-            code = words[i] >> np.uint32(4 * k)
-            magnitude = ((code & np.uint32(7)) << np.uint32(22)) + np.uint32(126 << 23)
-            bits[8 * i + k] = magnitude | ((code & np.uint32(8)) << np.uint32(28))
-    for j in range(n):
-        x = abs(v[j])
-        v[j] = np.copysign(x + x - np.float32(1) if x < np.float32(1) else x, v[j])
+def _decode_pairs(stored, step, first, n, width, v):  # type: ignore[no-untyped-def]
+    """Values of ``n`` packed E2M1 codes (a multiple of 16, as ``width`` is) into ``v``, the first at ``first``."""
     each = width // 16
     at, left = first // width, each - first // 16 % each  # counted, not divided: a division costs as much as the rest
     for b in range(n // 16):
-        vectors.scale(v, 16 * b, step[at])  # type: ignore[call-arg]
+        vectors.decode(stored, 8 * b, v, 16 * b, step[at])  # type: ignore[call-arg]
         left -= 1
         if left == 0:
             at, left = at + 1, each
@@ -127,15 +114,15 @@ def _decode_bytes(stored, values, step, first, n, width, v):  # type: ignore[no-
 def _error(  # type: ignore[no-untyped-def]
     flat, layout, stored, step, index, columns, width, values, packed, first, last, sums
 ):
-    bits, other, d = np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.float64)
-    w, v, size = bits.view(np.float32), other.view(np.float32), d.view(np.int64)
+    bits, v, d = np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.float64)
+    w, size = bits.view(np.float32), d.view(np.int64)
     top = np.int64(0)
     for r in range(first, last):
         for c in range(0, columns, _CHUNK):
             n, start = min(_CHUNK, columns - c), r * columns + c
             _widen(flat[start : start + n], layout, n, bits, w)
             if packed:
-                _decode_pairs(stored[start // 2 :], step[index[r]], c, n, width, other, v)
+                _decode_pairs(stored[start // 2 :], step[index[r]], c, n, width, v)
             else:
                 _decode_bytes(stored[start:], values, step[index[r]], c, n, width, v)
             _add(w, v, n, d, sums)

@@ -15,9 +15,9 @@ _WIDE = 16
 _INDEX = ir.IntType(32)
 
 
-def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _pointer(context: Any, builder: Any, kinds: Any, args: Any) -> Any:
     """The address of sixteen elements of the array ``args[0]`` from index ``args[1]`` on, and their type."""
-    held = signature.args[0]
+    held = kinds[0]
     array = context.make_array(held)(context, builder, args[0])
     vector = ir.VectorType(context.get_data_type(held.dtype), _WIDE)
     return builder.bitcast(builder.gep(array.data, [args[1]]), vector.as_pointer()), vector
@@ -28,18 +28,33 @@ def _lanes(*numbers: int) -> Any:
 
 
 @intrinsic
-def scale(typing, values, at, factor):  # type: ignore[no-untyped-def]
-    """Multiply sixteen float32 of ``values``, from index ``at`` on, by ``factor``, in place; nothing is checked."""
+def decode(typing, stored, byte, values, at, factor):  # type: ignore[no-untyped-def]
+    """Sixteen E2M1 codes of ``stored``, from index ``byte`` on, times ``factor``, into float32 ``values`` from ``at``.
+
+    A magnitude becomes the exponent and the first bit of the mantissa of a float32.  All but 0 and 0.5 are then
+    right; those two come out as 0.5 and 0.75, and x + x - 1 mends them.  Nothing is checked.
+    """
 
     def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer, vector = _pointer(context, builder, signature, args)
+        source = context.make_array(signature.args[0])(context, builder, args[0])
+        pair = ir.VectorType(_INDEX, 2)
+        packed = builder.load(builder.bitcast(builder.gep(source.data, [args[1]]), pair.as_pointer()), align=1)
+        words = builder.shuffle_vector(packed, packed, _lanes(*[0] * 8, *[1] * 8))
+        codes = builder.lshr(words, _lanes(*range(0, 32, 4), *range(0, 32, 4)))
+        magnitude = builder.shl(builder.and_(codes, _lanes(*[7] * _WIDE)), _lanes(*[22] * _WIDE))
+        pointer, vector = _pointer(context, builder, signature.args[2:], args[2:])
+        rough = builder.bitcast(builder.add(magnitude, _lanes(*[126 << 23] * _WIDE)), vector)
+        one = ir.Constant(vector, [1.0] * _WIDE)
+        mended = builder.fsub(builder.fadd(rough, rough), one)
+        size = builder.select(builder.fcmp_ordered("<", rough, one), mended, rough)
+        sign = builder.shl(builder.and_(codes, _lanes(*[8] * _WIDE)), _lanes(*[28] * _WIDE))
+        value = builder.bitcast(builder.or_(builder.bitcast(size, sign.type), sign), vector)
         none = ir.Constant(vector, ir.Undefined)
-        one = builder.insert_element(none, args[2], _INDEX(0))
-        every = builder.shuffle_vector(one, none, _lanes(*[0] * _WIDE))
-        builder.store(builder.fmul(builder.load(pointer, align=4), every), pointer, align=4)
+        every = builder.shuffle_vector(builder.insert_element(none, args[4], _INDEX(0)), none, _lanes(*[0] * _WIDE))
+        builder.store(builder.fmul(value, every), pointer, align=4)
         return context.get_dummy_value()
 
-    return types.void(values, types.intp, types.float32), code
+    return types.void(stored, types.intp, values, types.intp, types.float32), code
 
 
 @intrinsic
@@ -47,7 +62,7 @@ def squares(typing, values, at):  # type: ignore[no-untyped-def]
     """The sum in float64 of the squares of sixteen floats of ``values`` from index ``at`` on, as a balanced tree."""
 
     def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer, _ = _pointer(context, builder, signature, args)
+        pointer, _ = _pointer(context, builder, signature.args, args)
         held = builder.load(pointer, align=4)
         if signature.args[0].dtype == types.float32:
             held = builder.fpext(held, ir.VectorType(ir.DoubleType(), _WIDE))
