@@ -12,23 +12,24 @@ Item = TypeVar("Item", np.uint8, np.uint16)
 _STRIP = 32  # columns of the result that are filled together where the fast way does not fit
 
 
-def transposed(table: NDArray[Item]) -> NDArray[Item]:
-    """uint8 or uint16 [N, K] as contiguous [K, N].  Safe to call from several threads; ``table`` may be read-only."""
+def put(table: NDArray[np.uint8], out: NDArray[np.uint8], column: int) -> None:
+    """Rows of ``table``, uint8 [n, K], become columns ``column`` to ``column + n`` of ``out``, uint8 [K, N].
+
+    ``out`` is contiguous.  Fastest where n, K, N and ``column`` are multiples of 8.  Safe to call from several threads
+    for different columns.
+    """
     rows, columns = table.shape
-    out = np.empty((columns, rows), table.dtype)
-    side = 8 // table.itemsize
-    if rows % side == 0 and columns % side == 0 and table.size:
-        turn = _eights if side == 8 else _fours
-        turn(np.ascontiguousarray(table).view(np.uint64), out.view(np.uint64))
-        return out
+    if not (rows % 8 or columns % 8 or column % 8 or out.shape[1] % 8):
+        _eights(np.ascontiguousarray(table).view(np.uint64), out.view(np.uint64), column // 8)
+        return
     for first in range(0, rows, _STRIP):
-        out[:, first : first + _STRIP] = table[first : first + _STRIP].T
-    return out
+        part = table[first : first + _STRIP]
+        out[:, column + first : column + first + len(part)] = part.T
 
 
 @nb.njit(nogil=True, cache=True)
-def _eights(table, out):  # type: ignore[no-untyped-def]
-    """Words [N, K / 8] into words [K, N / 8]: halves of 1, 2 and 4 bytes are swapped across the diagonal."""
+def _eights(table, out, start):  # type: ignore[no-untyped-def]
+    """Words [n, K / 8] into words [K, N / 8] from word ``start`` of each line on: halves are swapped across the diagonal."""
     m1, m2, m4 = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF), np.uint64(0x00000000FFFFFFFF)
     n1, n2, n4 = ~m1, ~m2, ~m4
     s1, s2, s4 = np.uint64(8), np.uint64(16), np.uint64(32)
@@ -46,7 +47,7 @@ def _eights(table, out):  # type: ignore[no-untyped-def]
                 z1, z3 = (y1 & m2) | ((y3 & m2) << s2), ((y1 >> s2) & m2) | (y3 & n2)
                 z4, z6 = (y4 & m2) | ((y6 & m2) << s2), ((y4 >> s2) & m2) | (y6 & n2)
                 z5, z7 = (y5 & m2) | ((y7 & m2) << s2), ((y5 >> s2) & m2) | (y7 & n2)
-                r, c = 8 * j, i // 8
+                r, c = 8 * j, start + i // 8
                 out[r, c], out[r + 4, c] = (z0 & m4) | (z4 << s4), (z0 >> s4) | (z4 & n4)
                 out[r + 1, c], out[r + 5, c] = (z1 & m4) | (z5 << s4), (z1 >> s4) | (z5 & n4)
                 out[r + 2, c], out[r + 6, c] = (z2 & m4) | (z6 << s4), (z2 >> s4) | (z6 & n4)

@@ -5,6 +5,7 @@ Codes that stay as they are and where they are in relation to each other are cop
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -59,22 +60,47 @@ def apart(rows: TensorRows, plan: Plan, even: Names, odd: Names) -> Iterator[Pie
 
 
 def across(rows: TensorRows, plan: Plan, to: Names) -> Iterator[Piece]:
-    """Rows [N, K / 2] as columns [K / 2, N], and their scales likewise."""
-    for first, last in chunks(rows, _PANEL):
-        packed, new = plan.carried_out(rows, first, last)
-        yield from _columns(packed, to.codes, to.codes_at, first, rows.rows)
-        yield from _columns(new, to.scales, to.scales_at, first, rows.rows)
+    """Rows [N, K / 2] as columns [K / 2, N], and their scales likewise.
+
+    What is given lies in memory that the next piece of this thread is laid in.
+    """
+    for begin, end in chunks(rows, _PANEL):
+        made = [(_scratch("codes", 16 * rows.blocks, end - begin), to.codes, to.codes_at)]
+        made.append((_scratch("scales", 2 * rows.blocks, end - begin), to.scales, to.scales_at))
+        for first, last in _by_eights(rows, begin, end):
+            for table, (turned, _, _) in zip(plan.carried_out(rows, first, last), made, strict=True):
+                _put(table, turned, first - begin)
+        for turned, tensor, at in made:
+            if end - begin == rows.rows:
+                yield Fill(tensor, at, _bytes(turned))
+                continue
+            for number, line in enumerate(turned):
+                yield Fill(tensor, at + number * rows.rows + begin, _bytes(line))
+    rows.forget()
 
 
-def _columns(table: NDArray[np.uint8], tensor: str, at: int, first: int, rows: int) -> Iterator[Piece]:
+def _by_eights(rows: TensorRows, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that stay in a core's cache; all but the last a multiple of 8 long."""
+    step = max(8, _STEP // (16 * rows.blocks) // 8 * 8)
+    return ((first, min(first + step, end)) for first in range(begin, end, step))
+
+
+def _put(table: NDArray[np.uint8], turned: NDArray[np.uint8], column: int) -> None:
     from quant import cpu_transpose  # Numba: imported where it is first used
 
-    turned = cpu_transpose.transposed(table)
-    if len(table) == rows:
-        yield Fill(tensor, at, _bytes(turned))
-        return
-    for number, line in enumerate(turned):
-        yield Fill(tensor, at + number * rows + first, _bytes(line))
+    cpu_transpose.put(table, turned, column)
+
+
+_LAID_BY = threading.local()
+
+
+def _scratch(use: str, height: int, width: int) -> NDArray[np.uint8]:
+    """Memory [height, width] that this thread uses again and again: to get new pages costs as much as to fill them."""
+    held: NDArray[np.uint8] | None = getattr(_LAID_BY, use, None)
+    if held is None or held.size < height * width:
+        held = np.empty(height * width, np.uint8)
+        setattr(_LAID_BY, use, held)
+    return held[: height * width].reshape(height, width)
 
 
 def _bytes(table: NDArray[np.uint8]) -> memoryview:
