@@ -12,12 +12,14 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from auditor.layer import Geometry, QuantizedLayer
+from auditor.source import opened
 from auditor.tensorref import TensorRef
 from quant.codes import E2M1, E4M3
 
@@ -28,7 +30,7 @@ Read = Callable[[TensorRef, int, int], bytes]
 BLOCKS = 1 << 17  # looked at together
 MEASURED = 512 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
 _THREADS = 4
-_AHEAD = 4  # chunks for each thread that are read before they are summed
+_AHEAD = 128  # chunks that wait to be summed: 16 MB of scales, and of codes where those are planned anew
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,22 @@ class Energy:
 
 
 class Tally:
-    """Sums codes on threads beside the one that reads and plans.  ``most``: bytes of codes that are read in all."""
+    """Sums codes on threads beside the one that plans.  ``most``: bytes of codes that are read in all."""
 
     def __init__(self, most: int = MEASURED) -> None:
         """No thread is started yet."""
         self._left = most
-        self._threads = max(1, min(_THREADS, (os.cpu_count() or 1) - 1))
-        self._room = threading.Semaphore(self._threads * _AHEAD)
+        self._room = threading.Semaphore(_AHEAD)
         self._pool: ThreadPoolExecutor | None = None
 
     def begin(
-        self, layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = None
+        self, layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = None, stored: Path | None = None
     ) -> Callable[[], Energy] | None:
-        """Read the layer's blocks, of all rows of scales or of [first, last), as they are now; what comes back waits
-        for their energy.  None where shapes do not agree, and once ``most`` bytes of codes were read.
+        """Sum the layer's blocks, of all rows of scales or of [first, last); what comes back waits for their energy.
+
+        Blocks count as ``read`` gives them now; where the codes are those of the shard ``stored``, which is not
+        written before the energy is there, they are read from it on the thread that sums them.  None where shapes do
+        not agree, and once ``most`` bytes of codes were asked for.
         """
         geometry = layer.geometry()
         if geometry is None:
@@ -85,7 +89,12 @@ class Tally:
         self._left -= (last - first) * geometry.inner * geometry.unit
         if self._left < 0:
             return None
-        sums = [self._submit(*chunk, geometry) for chunk in _chunks(layer, geometry, read, first, last)]
+        sums = []
+        for start, count in _chunks(geometry, first, last):
+            scales, ref = read(layer.scales, start, count), layer.codes
+            at, length = start * geometry.unit, count * geometry.unit
+            codes = read(ref, at, length) if stored is None else _Place(stored, ref.start + at, length)
+            sums.append(self._submit(scales, codes, geometry))
 
         def wait() -> Energy:
             total = np.zeros(256)
@@ -95,12 +104,12 @@ class Tally:
 
         return wait
 
-    def _submit(self, scales: bytes, codes: bytes, geometry: Geometry) -> Future[NDArray[np.float64]]:
-        """Sum a chunk when a thread is free; waits while too many chunks are."""
+    def _submit(self, scales: bytes, codes: bytes | _Place, geometry: Geometry) -> Future[NDArray[np.float64]]:
+        """Sum a chunk when a thread is free; waits while too many chunks do."""
         if self._pool is None:
             from concurrent.futures import ThreadPoolExecutor
 
-            self._pool = ThreadPoolExecutor(self._threads)
+            self._pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
         self._room.acquire()
         future = self._pool.submit(_squares, scales, codes, geometry)
         future.add_done_callback(lambda _: self._room.release())
@@ -113,20 +122,29 @@ class Tally:
             self._pool = None
 
 
-def _chunks(
-    layer: QuantizedLayer, geometry: Geometry, read: Read, first: int, last: int
-) -> Iterator[tuple[bytes, bytes]]:
-    """Scales and codes of [first, last) rows of scales, some blocks at a time."""
-    unit, inner = geometry.unit, geometry.inner
-    step = max(1, BLOCKS // inner)
+class _Place(NamedTuple):
+    """Bytes of a file that a thread reads when their turn comes."""
+
+    path: Path
+    at: int
+    length: int
+
+    def read(self) -> bytes:
+        with opened(self.path) as file:
+            return file.read(self.at, self.length)
+
+
+def _chunks(geometry: Geometry, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """(first block, count) of some blocks at a time, of [first, last) rows of scales."""
+    step = max(1, BLOCKS // geometry.inner)
     for row in range(first, last, step):
-        count = min(step, last - row) * inner
-        yield read(layer.scales, row * inner, count), read(layer.codes, row * inner * unit, count * unit)
+        yield row * geometry.inner, min(step, last - row) * geometry.inner
 
 
-def _squares(scales: bytes, codes: bytes, geometry: Geometry) -> NDArray[np.float64]:
+def _squares(scales: bytes, codes: bytes | _Place, geometry: Geometry) -> NDArray[np.float64]:
     """Squared codes in quarters, summed by scale byte; float64 [256], exact."""
-    sums = _sums(codes, geometry.unit, geometry.inner)
+    raw = codes if isinstance(codes, bytes) else codes.read()
+    sums = _sums(raw, geometry.unit, geometry.inner)
     return np.asarray(np.bincount(np.frombuffer(scales, np.uint8), weights=sums, minlength=256), np.float64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -67,6 +68,10 @@ class Desk:
     def raw(self, ref: TensorRef) -> bytes:
         """All bytes of a small tensor as they will be."""
         return self.overlay.read(ref, 0, ref.nbytes)
+
+    def stored(self, ref: TensorRef) -> Path | None:
+        """The shard that holds a tensor for which nothing is planned; None where something is."""
+        return None if self.overlay.touched(ref) else self.ctx.checkpoint.shards[ref.shard].path
 
     def fetch(self, ref: TensorRef) -> Callable[[int, int], bytes]:
         """What gives ``length`` bytes of a tensor from byte ``at``, as they will be when it is called."""

@@ -189,7 +189,7 @@ def _reason(changing: Sequence[Member], exact: bool) -> str:
 
 def _measure(desk: Desk, changing: Sequence[Member]) -> Effects:
     """Begin to sum the codes of each member, as they are before any of them changes."""
-    begun = [(m, desk.tally.begin(m.layer, desk.read, m.rows)) for m in changing]
+    begun = [(m, desk.tally.begin(m.layer, desk.read, m.rows, desk.stored(m.layer.codes))) for m in changing]
     return lambda: tuple(_effect(member, energy() if energy else None) for member, energy in begun)
 
 

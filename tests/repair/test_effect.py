@@ -17,9 +17,11 @@ from tests.layouts import LAYOUTS
 PACKED = [x for x in LAYOUTS if any(layer.kind == "nvfp4" for layer in make(x).layers)]
 
 
-def energy(layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = None) -> Energy | None:
+def energy(
+    layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = None, stored: Path | None = None
+) -> Energy | None:
     tally = Tally()
-    wait = tally.begin(layer, read, rows)
+    wait = tally.begin(layer, read, rows, stored)
     tally.close()
     return wait() if wait else None
 
@@ -43,6 +45,9 @@ def test_energy_is_exact(layout: str, tmp_path: Path) -> None:
             squares[byte] += sum(float(E2M1.values[b & 15]) ** 2 + float(E2M1.values[b >> 4]) ** 2 for b in packed)
         assert np.array_equal(known.squares, squares)
         assert np.array_equal(counts(layer, ctx.read), blocks)
+        there = energy(layer, ctx.read, stored=ctx.checkpoint.shards[layer.codes.shard].path)
+        assert there is not None
+        assert np.array_equal(there.squares, squares)
         geometry = layer.geometry()
         assert geometry is not None
         if geometry.rows > 1:
