@@ -1,9 +1,11 @@
 """A global scale that multiplies, as one that divides, and back: what that does to the weights.
 
 modelopt stores g and means code · (scale · g); compressed-tensors stores d and means code · (scale / d).  Both products
-are rounded to float32, so d = 1/g gives the same weights only where the roundings agree: for a power of two always, for
-one in five of all g under every scale.  The nearest float32 to 1/g is the best there is: when scale 1 agrees, g is the
-nearest to 1/d, and no neighbour of d does better (tried for every significand: `tests/quant/test_reciprocal.py`).
+are rounded to float32, so d = 1/g gives the same weights only where the roundings agree.  Tried for all 2^23
+significands: for 18.4 % of all g (powers of two among them) every weight is the same under every scale; otherwise a
+weight is off by at most two steps of float32, a relative 2.67 · 2^-24.  The nearest float32 to 1/g is as good as it
+gets: a neighbour of it is exact where it is not for one significand alone (0x1.1118bp+0).  For 82.8 % of all g
+the reciprocal of d is g again.
 """
 
 from __future__ import annotations
