@@ -46,7 +46,7 @@ def entries(layer: int) -> list[Entry]:
 
 
 def pools(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and scales of blocks as exporters write them: bell-shaped exponents, now and then a zero block of byte 0."""
+    """Codes and scales of blocks as exporters write them: bell-shaped exponents, rarely a zero block of byte 0."""
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 256, (_POOL, 16), np.uint8)
     scales = np.clip(rng.normal(119, 2, _POOL), 110, 127).astype(np.uint8)

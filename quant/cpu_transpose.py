@@ -12,15 +12,24 @@ Item = TypeVar("Item", np.uint8, np.uint16)
 _STRIP = 32  # columns of the result that are filled together where the fast way does not fit
 
 
-def put(table: NDArray[np.uint8], out: NDArray[np.uint8], column: int) -> None:
-    """Rows of ``table``, uint8 [n, K], become columns ``column`` to ``column + n`` of ``out``, uint8 [K, N].
+def transposed(table: NDArray[Item]) -> NDArray[Item]:
+    """uint8 or uint16 [N, K] as contiguous [K, N].  Safe to call from several threads; ``table`` may be read-only."""
+    out = np.empty((table.shape[1], table.shape[0]), table.dtype)
+    put(table, out, 0)
+    return out
 
-    ``out`` is contiguous.  Fastest where n, K, N and ``column`` are multiples of 8.  Safe to call from several threads
-    for different columns.
+
+def put(table: NDArray[Item], out: NDArray[Item], column: int) -> None:
+    """Rows of ``table`` [n, K] become columns ``column`` to ``column + n`` of ``out`` [K, N], both uint8 or uint16.
+
+    ``out`` is contiguous.  Fastest where n, K, N and ``column`` fill whole words of 8 bytes.  Safe to call from
+    several threads for different columns.
     """
     rows, columns = table.shape
-    if not (rows % 8 or columns % 8 or column % 8 or out.shape[1] % 8):
-        _eights(np.ascontiguousarray(table).view(np.uint64), out.view(np.uint64), column // 8)
+    side = 8 // table.itemsize
+    if table.size and not (rows % side or columns % side or column % side or out.shape[1] % side):
+        turn = _eights if side == 8 else _fours
+        turn(np.ascontiguousarray(table).view(np.uint64), out.view(np.uint64), column // side)
         return
     for first in range(0, rows, _STRIP):
         part = table[first : first + _STRIP]
@@ -29,7 +38,7 @@ def put(table: NDArray[np.uint8], out: NDArray[np.uint8], column: int) -> None:
 
 @nb.njit(nogil=True, cache=True)
 def _eights(table, out, start):  # type: ignore[no-untyped-def]
-    """Words [n, K / 8] into words [K, N / 8] from word ``start`` of each line on: halves are swapped across the diagonal."""
+    """Words [n, K / 8] into words [K, N / 8], from word ``start`` of each line on: halves swap across the diagonal."""
     m1, m2, m4 = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF), np.uint64(0x00000000FFFFFFFF)
     n1, n2, n4 = ~m1, ~m2, ~m4
     s1, s2, s4 = np.uint64(8), np.uint64(16), np.uint64(32)
@@ -55,8 +64,8 @@ def _eights(table, out, start):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True, cache=True)
-def _fours(table, out):  # type: ignore[no-untyped-def]
-    """Words [N, K / 4] into words [K, N / 4]: halves of 2 and 4 bytes are swapped across the diagonal."""
+def _fours(table, out, start):  # type: ignore[no-untyped-def]
+    """Words [n, K / 4] into words [K, N / 4], likewise."""
     m2, m4 = np.uint64(0x0000FFFF0000FFFF), np.uint64(0x00000000FFFFFFFF)
     n2, n4 = ~m2, ~m4
     s2, s4 = np.uint64(16), np.uint64(32)
@@ -67,6 +76,6 @@ def _fours(table, out):  # type: ignore[no-untyped-def]
                 x0, x1, x2, x3 = table[i, j], table[i + 1, j], table[i + 2, j], table[i + 3, j]
                 y0, y1 = (x0 & m2) | ((x1 & m2) << s2), ((x0 >> s2) & m2) | (x1 & n2)
                 y2, y3 = (x2 & m2) | ((x3 & m2) << s2), ((x2 >> s2) & m2) | (x3 & n2)
-                r, c = 4 * j, i // 4
+                r, c = 4 * j, start + i // 4
                 out[r, c], out[r + 2, c] = (y0 & m4) | (y2 << s4), (y0 >> s4) | (y2 & n4)
                 out[r + 1, c], out[r + 3, c] = (y1 & m4) | (y3 << s4), (y1 >> s4) | (y3 & n4)

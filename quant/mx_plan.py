@@ -39,7 +39,7 @@ class Outcome:
     """What becomes of one tensor of a set; blocks are NVFP4's, of 16.
 
     ``low``, ``high``: smallest and largest k of its live blocks, None when there are none.  ``energy``: sum of its
-    squared weights, 0 where every block is exact and nobody asked; ``error``: sum of squared errors.
+    squared weights, 0 where the whole set is exact, as nobody asks; ``error``: sum of squared errors.
     """
 
     low: int | None
@@ -210,11 +210,18 @@ def _requantised(packed: NDArray[np.uint8], scales: NDArray[np.uint8], amax: flo
 
 def _energies(parts: Sequence[Rows]) -> tuple[list[float], float]:
     """Sum of squared weights of each tensor, and the set's amax."""
-    energies, amax = [], 0.0
-    for part in parts:
-        energy = 0.0
-        for first, last in chunks(part):
-            piece = blocks(part, first, last)
-            energy, amax = energy + piece.energy(), max(amax, piece.amax())
-        energies.append(energy)
-    return energies, amax
+    found = [_energy(part) for part in parts]
+    return [energy for energy, _ in found], max((amax for _, amax in found), default=0.0)
+
+
+def _energy(part: Rows) -> tuple[float, float]:
+    energy, amax = 0.0, 0.0
+    for first, last in chunks(part):
+        piece = blocks(part, first, last)
+        energy, amax = energy + piece.energy(), max(amax, piece.amax())
+    return energy, amax
+
+
+def energy(part: Rows) -> float:
+    """Sum of the squared weights of a tensor; all its codes are read."""
+    return _energy(part)[0]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,19 +16,26 @@ from reports.quantity import number, plural, share, size
 
 if TYPE_CHECKING:
     from repair.make.castrow import CastRow
+    from repair.make.convertrow import ConvertRow
+    from repair.make.shard import Row
 
-_HEAD = ("SPREAD", "M", "BLOCKS", "EXACT", "SNR")
+_CAST = ("SPREAD", "M", "BLOCKS", "EXACT", "SNR")
+_CONVERTED = ("SCALES", "EXACT", "ULPS")
+_EXPERT = re.compile(r"\bexperts\.\d+\.")
 
 
 @dataclass(frozen=True)
 class Told:
-    """What there is to tell.  ``nbytes``: of the new shards; ``read``: of the source, in this run; ``done``: written."""
+    """What there is to tell.  ``nbytes``: of the new shards; ``read``: of the source, in this run; ``done``: written.
+
+    ``rows``: one for each tensor; CastRow of MXFP4, ConvertRow of what only changed its layout.
+    """
 
     source: str
     target: str
     layout: str
     activations: str
-    rows: Sequence[CastRow]
+    rows: Sequence[CastRow] | Sequence[ConvertRow]
     nbytes: int
     shards: int
     read: int
@@ -37,26 +45,46 @@ class Told:
     left_out: Sequence[str] = field(default_factory=tuple)
 
 
+def told_of(rows: Iterable[Row]) -> list[CastRow] | list[ConvertRow]:
+    """Rows as the tasks gave them, added up for each tensor."""
+    from repair.make.castrow import joined
+    from repair.make.convertrow import ConvertRow
+
+    found = list(rows)
+    return joined(found) or [row for row in found if isinstance(row, ConvertRow)]
+
+
 def lines(told: Told, width: int | None, limit: int | None = None) -> Iterator[Line]:
-    """The table and the sum below it; ``limit``: rows listed, those with errors first."""
-    rows = told.rows
+    """The table and the sum below it; the experts of one projection share a row.
+
+    ``limit``: rows listed, those that are not exact first.
+    """
+    rows = list(_grouped(told.rows))
+    head = _CONVERTED if rows and len(rows[0].texts) == len(_CONVERTED) else _CAST
+    shown = rows
     if limit is not None and len(rows) > limit:
-        rows = sorted(rows, key=lambda row: row.exact == row.blocks)[:limit]  # stable: else in the order of the files
-    table = [_HEAD, *map(_cells, rows)]
-    widths = [max(cells(row[i]) for row in table) for i in range(len(_HEAD))]
-    yield _line(_HEAD, widths, "TENSOR", "strong")
-    for row, texts in zip(rows, table[1:], strict=True):
-        room = width - sum(widths) - 2 * len(widths) if width else None
-        first, *more = fold_name(short(row.tensor), max(20, room) if room else None)
-        yield _line(texts, widths, first, "" if row.exact == row.blocks else "warning")
+        shown = sorted(rows, key=lambda row: row.exact)[:limit]  # stable: else in the order of the files
+    widths = [max(cells(texts[i]) for texts in (head, *(row.texts for row in shown))) for i in range(len(head))]
+    indent = sum(widths) + 2 * len(widths)
+    yield _line(head, widths, "TENSOR", "strong")
+    for row in shown:
+        first, *more = fold_name(short(row.name), max(20, width - indent) if width else None)
+        yield _line(row.texts, widths, first, "" if row.exact else "warning")
         for part in more:
-            yield Span(" " * (sum(widths) + 2 * len(widths))), Span(part, "name")
-    if len(rows) < len(told.rows):
-        yield (Span(f"... and {number(len(told.rows) - len(rows))} more (--format json lists all)", "faint"),)
+            yield Span(" " * indent), Span(part, "name")
+    if len(shown) < len(rows):
+        yield (Span(f"... and {number(len(rows) - len(shown))} more (--format json lists all)", "faint"),)
     yield ()
     for text in _sum(told):
         for part in fold(visible(text), width):
             yield (Span(part),)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    texts: tuple[str, ...]
+    name: str
+    exact: bool
 
 
 def _line(texts: Sequence[str], widths: Sequence[int], name: str, style: str) -> Line:
@@ -64,10 +92,30 @@ def _line(texts: Sequence[str], widths: Sequence[int], name: str, style: str) ->
     return Span(body, style), Span(name, style if style == "strong" else "name")
 
 
-def _cells(row: CastRow) -> tuple[str, ...]:
+def _grouped(rows: Iterable[CastRow] | Iterable[ConvertRow]) -> Iterator[_Cells]:
+    """Of cast experts in modules of their own one row for each projection: ``experts.*.down_proj``.
+
+    Its ratio of signal to noise is that of the worst.
+    """
+    from repair.make.castrow import CastRow, total
+
+    groups: dict[str, list[CastRow]] = {}
+    for row in rows:
+        if isinstance(row, CastRow):
+            groups.setdefault(_EXPERT.sub("experts.*.", row.tensor), []).append(row)
+        else:
+            yield _Cells((number(row.blocks), share(row.exact, row.blocks), str(row.ulps)), row.tensor, not row.ulps)
+    for name, members in groups.items():
+        made = total(members)
+        if made is not None:
+            yield _cells(made, name, min(row.snr for row in members))
+
+
+def _cells(row: CastRow, name: str, snr: float) -> _Cells:
     m = str(row.m_low) if row.m_low == row.m_high else f"{row.m_low}..{row.m_high}"
     spread = str(row.spread) if row.spread >= 0 else "-"
-    return spread, m, number(row.blocks), share(row.exact, row.blocks), decibels(row.snr)
+    texts = (spread, m, number(row.blocks), share(row.exact, row.blocks), decibels(snr))
+    return _Cells(texts, name, row.exact == row.blocks)
 
 
 def decibels(snr: float) -> str:
@@ -76,14 +124,14 @@ def decibels(snr: float) -> str:
 
 
 def _sum(told: Told) -> Iterator[str]:
-    from repair.make.castrow import total
-
-    made = total(told.rows)
-    if made is not None:
-        exact = f"{number(made.exact)} of {plural(made.blocks, 'block')} exact ({share(made.exact, made.blocks)})"
-        yield f"{plural(len(told.rows), 'tensor')}, {plural(made.scales, 'global scale')}: {exact}."
-        if made.requantised:
-            yield f"{plural(made.requantised, 'fused set')} requantised from amax, which loses less than the closed form."
+    made = _total(told.rows)
+    blocks, good = sum(row.blocks for row in told.rows), sum(row.exact for row in told.rows)
+    scales = f", {plural(made.scales, 'global scale')}" if made else ""
+    exact = f"{number(good)} of {plural(blocks, 'block')} exact ({share(good, blocks)})"
+    noise = f", the worst tensor at {decibels(_worst(told.rows))} dB" if made and made.error else ""
+    yield f"{plural(len(told.rows), 'tensor')}{scales}: {exact}{noise}."
+    if made and made.requantised:
+        yield f"{plural(made.requantised, 'global scale')} from amax: requantising loses less there."
     shards = plural(told.shards, "shard")
     if not told.done:
         yield f"To be written to {told.target}: {size(told.nbytes)} in {shards}; read for this: {size(told.read)}."
@@ -95,11 +143,23 @@ def _sum(told: Told) -> Iterator[str]:
         yield f"Left out: {'; '.join(told.left_out[:4])}{' and more' if len(told.left_out) > 4 else ''}."
 
 
+def _total(rows: Sequence[CastRow] | Sequence[ConvertRow]) -> CastRow | None:
+    from repair.make.castrow import CastRow, total
+
+    return total(row for row in rows if isinstance(row, CastRow))
+
+
+def _worst(rows: Sequence[CastRow] | Sequence[ConvertRow]) -> float:
+    from repair.make.castrow import CastRow
+
+    return min((row.snr for row in rows if isinstance(row, CastRow)), default=math.inf)
+
+
 def render(told: Told) -> str:
     """The same for other programs: one JSON object, fields may be added, never renamed."""
-    from repair.make.castrow import total
+    from repair.make.castrow import CastRow
 
-    made = total(told.rows)
+    made = _total(told.rows)
     document: dict[str, Json] = {
         "schema_version": SCHEMA_VERSION,
         "source": told.source,
@@ -107,8 +167,8 @@ def render(told: Told) -> str:
         "layout": told.layout,
         "activations": told.activations,
         "written": told.done,
-        "tensors": [_row(row) for row in told.rows],
-        "summary": None if made is None else {key: value for key, value in _row(made).items() if key != "tensor"},
+        "tensors": [_cast(row) if isinstance(row, CastRow) else _converted(row) for row in told.rows],
+        "summary": None if made is None else _summary(made, _worst(told.rows)),
         "bytes": told.nbytes,
         "bytes_read": told.read,
         "shards": told.shards,
@@ -119,7 +179,13 @@ def render(told: Told) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def _row(row: CastRow) -> dict[str, Json]:
+def _summary(made: CastRow, worst: float) -> dict[str, Json]:
+    """All tensors together; ``snr_db`` is the worst tensor's, null where all are exact."""
+    found = {key: value for key, value in _cast(made).items() if key != "tensor"}
+    return {**found, "snr_db": worst if math.isfinite(worst) else None}
+
+
+def _cast(row: CastRow) -> dict[str, Json]:
     return {
         "tensor": row.tensor,
         "spread": row.spread if row.spread >= 0 else None,
@@ -134,4 +200,16 @@ def _row(row: CastRow) -> dict[str, Json]:
     }
 
 
-__all__ = ["Told", "decibels", "lines", "render"]
+def _converted(row: ConvertRow) -> dict[str, Json]:
+    return {
+        "tensor": row.tensor,
+        "blocks": row.blocks,
+        "exact": row.exact,
+        "ulps": row.ulps,
+        "deviation": row.deviation,
+        "inverts": row.inverts,
+        "dropped": row.dropped or None,
+    }
+
+
+__all__ = ["Told", "decibels", "lines", "render", "told_of"]

@@ -1,9 +1,13 @@
-"""A checkpoint cast to NVFP4, or brought into another layout: each maker takes the layers that are its own."""
+"""A checkpoint cast to NVFP4, or brought into another layout: each maker takes the layers that are its own.
+
+MXFP4 weights are cast (`mxcast`).  What is quantised otherwise beside them is brought into the layout (`convert`), and
+a checkpoint without MXFP4 is only that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from auditor.checkpoint import CONFIG, Checkpoint
 from auditor.declared import Declared, read_declared
@@ -11,15 +15,19 @@ from auditor.layer import QuantizedLayer, Recognised, recognise
 from auditor.rules.cfg106_old_exponent_bias import is_old
 from auditor.tensorref import TensorRef
 from quant.errors import RepairError
-from repair.make.activations import Activations
+from repair.make import convert
+from repair.make.activations import Activations, NoScales
 from repair.make.assemble import Remade, Wish, assemble, expect_whole, served
 from repair.make.castrow import CastRow
+from repair.make.convert_kv import convert_kv
+from repair.make.convertrow import Into
 from repair.make.job import Job
 from repair.make.layouts import Layout
 from repair.make.mxcast import Cast, Wanted, cast_layers
 from repair.make.mxrows import is_mxfp4
-from repair.make.shard import Row
+from repair.make.shard import Row, Task
 from repair.make.sources import Sources
+from repair.make.ue8m0 import convert_ue8m0, is_ue8m0
 
 KIND = "cast"
 
@@ -36,23 +44,29 @@ def plan(
     checkpoint: Checkpoint,
     sources: Sources,
     layout: Layout,
-    activations: Activations,
+    activations: Activations | None = None,
     others: Sequence[Sources] = (),
 ) -> Casting:
-    """The cast of a checkpoint's MXFP4 layers into ``layout``.
+    """The cast of a checkpoint's MXFP4 layers into ``layout``; without any, the checkpoint in that layout.
 
-    ``sources``: of the same checkpoint; ``others``: of what the activations come from.  RepairError when there is
-    nothing to cast, when a tensor has lost its partner, or when a layer is of a kind that no maker knows.
+    ``sources``: of the same checkpoint; ``activations``: None for none; ``others``: of what they come from.
+    RepairError when a tensor has lost its partner, a layer is of a kind that no maker knows, or nothing is to be done.
     """
     expect_whole(checkpoint)
     tensors = served(checkpoint)
     found, declared = recognise(tensors.values()), read_declared(checkpoint)
     layers = [layer for layer in found.layers if is_mxfp4(layer)]
+    if not layers and found.layers:
+        if activations is not None:
+            raise RepairError(f"{checkpoint.name}: has no MXFP4 weights; its activation scales are kept as they are")
+        return Casting(*convert.plan(checkpoint, sources, layout))
     _expect_sound(checkpoint, found, declared, layers)
-    made = list(cast_layers(layers, Wanted(layout, activations, sources, tensors)))
+    given = activations or NoScales()
+    made = list(cast_layers(layers, Wanted(layout, given, sources, tensors)))
     rest = [layer for layer in found.layers if not is_mxfp4(layer)]
-    wish = Wish(KIND, {"activations": activations.label}, layout, CastRow, "FP8" in declared.kv_cache.upper())
-    remade = [*(one.remade for one in made), *_others(rest, declared, layout)]
+    into = Into(layout, declared, sources, tensors, checkpoint.config or {})
+    remade = [*(one.remade for one in made), *_beside(rest, into), *convert_kv(found.kv, into)]
+    wish = Wish(KIND, {"activations": given.label}, layout, CastRow, "FP8" in declared.kv_cache.upper())
     return Casting(assemble(wish, checkpoint, sources, remade, others), lambda: _told(made))
 
 
@@ -61,12 +75,15 @@ def _told(made: Iterable[Cast]) -> Iterator[Row]:
         yield from one.rows()
 
 
-def _others(layers: Sequence[QuantizedLayer], declared: Declared, layout: Layout) -> Iterator[Remade]:
-    """Layers that are quantised in another way than MXFP4: what becomes of them beside it."""
+def _beside(layers: Sequence[QuantizedLayer], into: Into) -> Iterator[Remade]:
+    """What becomes of layers that are quantised in another way than MXFP4; they have no rows in a cast's table."""
     for layer in layers:
-        what = f"{layer.codes.shard}: {layer.codes.name}: {layer.format.name_for(declared.method)} beside MXFP4"
-        raise RepairError(f"{what} cannot be declared in the layout of {layout.value} yet")
-    return iter(())
+        made = convert_ue8m0(layer, into) if is_ue8m0(layer) else next(convert.convert_layers([layer], into)).remade
+        yield replace(made, tasks=tuple(map(_silent, made.tasks)))
+
+
+def _silent(task: Task) -> Task:
+    return lambda: (piece for piece in task() if not isinstance(piece, Row))
 
 
 def _expect_sound(

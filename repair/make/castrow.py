@@ -15,8 +15,8 @@ class CastRow(Row):
     """One tensor, or a part of it: the parts of a tensor are added up by `joined`.  Blocks are of 16.
 
     ``scales``: global scales, from 2^``m_low`` to 2^``m_high``.  ``spread``: octaves from the smallest to the largest
-    live block under one of them, -1 when no block is live.  ``error`` and ``energy``: sums of squares; the energy is
-    known only where there is an error.  ``copied``: bytes of codes that the kernel copied.
+    live block under one of them, -1 when no block is live.  ``error`` and ``energy``: sums of squares; the energy of a
+    tensor that is exact is not asked for.  ``copied``: bytes of codes that the kernel copied.
     """
 
     scales: int
@@ -48,6 +48,11 @@ def row_of(tensor: str, plan: Plan, outcome: Outcome, copied: int = 0) -> CastRo
     )
 
 
+def only_energy(tensor: str, energy: float) -> CastRow:
+    """What is added to a tensor's row when its energy is known."""
+    return CastRow(tensor, 0, -1, 0, 0, 0, 0, 0.0, energy, 0)
+
+
 def joined(rows: Iterable[Row]) -> list[CastRow]:
     """One row for each tensor, in the order in which they came first."""
     found: dict[str, CastRow] = {}
@@ -58,7 +63,7 @@ def joined(rows: Iterable[Row]) -> list[CastRow]:
 
 
 def total(rows: Iterable[CastRow]) -> CastRow | None:
-    """All rows as one; None when there are none."""
+    """All rows as one, but for the ratio of signal to noise, which has no meaning then; None when there are none."""
     made: CastRow | None = None
     for row in rows:
         made = row if made is None else _added(made, row)
@@ -70,8 +75,8 @@ def _added(a: CastRow, b: CastRow) -> CastRow:
         a.tensor,
         a.scales + b.scales,
         max(a.spread, b.spread),
-        min(a.m_low, b.m_low),
-        max(a.m_high, b.m_high),
+        min((one.m_low for one in (a, b) if one.scales), default=0),
+        max((one.m_high for one in (a, b) if one.scales), default=0),
         a.blocks + b.blocks,
         a.exact + b.exact,
         a.error + b.error,

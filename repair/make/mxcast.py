@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,10 @@ from auditor.groups import fused_sets
 from auditor.layer import QuantizedLayer
 from auditor.tensorref import TensorRef
 from quant.errors import RepairError
-from quant.mx_plan import Plan
+from quant.mx_plan import Plan, energy
 from repair.make.activations import Activations
 from repair.make.assemble import Remade
-from repair.make.castrow import CastRow, row_of
+from repair.make.castrow import CastRow, only_energy, row_of
 from repair.make.layouts import MODELOPT_3D, NVFP4, Layout, Target
 from repair.make.mxpieces import Names, across, apart, in_place
 from repair.make.mxrows import SharedPlan, TensorRows, consumed
@@ -173,7 +174,8 @@ def _split(layer: QuantizedLayer, whole: TensorRows, wanted: Wanted) -> Cast:
     if _is_gate_up(layer) and height % 2:
         raise RepairError(f"{layer.codes.shard}: {layer.codes.name}: {height} rows are no pairs of gate and up")
     bias = _bias(layer, wanted.tensors)
-    every = [_Expert(layer, wanted, bias, expert) for expert in range(experts)]
+    owed = _Owed(experts)
+    every = [_Expert(layer, wanted, bias, expert, owed) for expert in range(experts)]
     made = Remade(
         layer.codes.shard,
         consumed(layer) | ({bias.name} if bias else frozenset()),
@@ -182,7 +184,7 @@ def _split(layer: QuantizedLayer, whole: TensorRows, wanted: Wanted) -> Cast:
         tuple(module for one in every for module in one.modules),
         wanted.algorithm,
     )
-    return Cast(made, lambda: (one.row() for one in every))
+    return Cast(made, lambda: (row for one in every for row in one.rows()))
 
 
 def _bias(layer: QuantizedLayer, tensors: Mapping[str, TensorRef]) -> TensorRef | None:
@@ -193,11 +195,32 @@ def _bias(layer: QuantizedLayer, tensors: Mapping[str, TensorRef]) -> TensorRef 
     return ref
 
 
+class _Owed:
+    """Experts of one tensor that are exact, and whose energy is needed after all when another one is not."""
+
+    def __init__(self, experts: int) -> None:
+        self._lock = threading.Lock()
+        self._left = self._experts = experts
+        self._exact: list[TensorRows] = []
+
+    def told(self, rows: TensorRows, exact: bool) -> list[TensorRows]:
+        """Note one expert; to the last comes back what is to be measured."""
+        with self._lock:
+            if exact:
+                self._exact.append(rows)
+            self._left -= 1
+            if self._left:
+                return []
+            found, self._exact, self._left = self._exact, [], self._experts
+            return found if len(found) < self._experts else []
+
+
 class _Expert:
     """One expert of a fused tensor on its own: its rows, its global scale, its modules."""
 
-    def __init__(self, layer: QuantizedLayer, wanted: Wanted, bias: TensorRef | None, expert: int) -> None:
+    def __init__(self, layer: QuantizedLayer, wanted: Wanted, bias: TensorRef | None, expert: int, owed: _Owed) -> None:
         height = layer.codes.shape[1]
+        self._owed = owed
         self._layer, self._wanted, self._bias, self._expert = layer, wanted, bias, expert
         self._rows = TensorRows(layer, wanted.sources, expert * height, height)
         self._shared = SharedPlan([self._rows])
@@ -214,10 +237,14 @@ class _Expert:
             if self._bias is not None:
                 yield Entry(f"{module}.bias", self._bias.dtype, (each,))
 
-    def row(self, copied: int = 0) -> CastRow:
-        plan = self._shared.get()
+    def rows(self, copied: int = 0) -> Iterator[CastRow]:
+        plan, name = self._shared.get(), self._layer.codes.name
         self._rows.forget()
-        return row_of(self._layer.codes.name, plan, plan.outcomes[0], copied)
+        made = row_of(name, plan, plan.outcomes[0], copied)
+        yield made
+        for other in self._owed.told(self._rows, not made.error):
+            yield only_energy(name, energy(other))
+            other.forget()
 
     def pieces(self) -> Iterator[Piece]:
         plan, copied = self._shared.get(), 0
@@ -230,7 +257,7 @@ class _Expert:
         for piece in made:
             copied += piece.length if isinstance(piece, Copy) else 0
             yield piece
-        yield self.row(copied)
+        yield from self.rows(copied)
 
     def _biases(self) -> Iterator[Piece]:
         ref, count = self._bias, len(self.modules)

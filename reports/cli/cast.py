@@ -40,11 +40,11 @@ Source = Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the check
 Target = Annotated[Path, typer.Argument(metavar="DST", help="New folder; refused when it is there.")]
 LayoutOption = Annotated[LayoutName, typer.Option("--layout", envvar="AUDIT_LAYOUT", help="Layout of the new one.")]
 ActivationsOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--activations",
         metavar="none|one|from:DIR",
-        help="Activation scales: none (W4A16), exactly 1, or those of another NVFP4 checkpoint.",
+        help="Of MXFP4: no activation scales (W4A16), exactly 1, or another NVFP4 checkpoint's.  [default: none]",
     ),
 ]
 
@@ -53,7 +53,7 @@ def cast(
     source: Source,
     target: Target,
     layout: LayoutOption = LayoutName.COMPRESSED_TENSORS,
-    activations: ActivationsOption = "none",
+    activations: ActivationsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was cut off.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the table; write nothing.")] = False,
     format_: Format = FormatName.TABLE,
@@ -62,7 +62,9 @@ def cast(
     color: ColorOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Cast a checkpoint to NVFP4 in a new folder: new scales, untouched codes, exact wherever that is possible.
+    """Cast an MXFP4 checkpoint to NVFP4 in a new folder: new scales, untouched codes, exact wherever that is possible.
+
+    NVFP4 and FP8 checkpoints are brought into the other layout.
 
     Exit code 0: made (or shown); 2: wrong usage; 3: refused or failed, DST.incomplete says so and --resume goes on.
     """
@@ -87,7 +89,9 @@ def cast(
 class _Asked:
     """A cast as it was asked for."""
 
-    def __init__(self, source: Path, target: Path, layout: str, activations: str, resume: bool, jobs: int) -> None:
+    def __init__(
+        self, source: Path, target: Path, layout: str, activations: str | None, resume: bool, jobs: int
+    ) -> None:
         self.source, self.target, self.layout, self.given = source, target, layout, activations
         self.resume, self.jobs = resume, jobs
 
@@ -95,10 +99,9 @@ class _Asked:
         """Plan it, and make it unless it is only to be shown."""
         from auditor.checkpoint import open_checkpoint
         from repair.make import casting, folder
-        from repair.make.castrow import joined
         from repair.make.layouts import Layout
         from repair.make.sources import Sources
-        from reports.casttext import Told
+        from reports.casttext import Told, told_of
 
         if not self.source.is_dir():
             raise UsageError(f"{self.source}: no such folder")
@@ -106,25 +109,26 @@ class _Asked:
         sources = stack.enter_context(Sources(checkpoint))
         scales, others = self._activations(stack)
         found: Casting = casting.plan(checkpoint, sources, Layout(self.layout), scales, others)
-        words = str(self.source), str(self.target), self.layout, scales.label
+        words = str(self.source), str(self.target), self.layout, found.job.options.get("activations", "")
         sizes = [shard.nbytes for shard in found.job.shards]
         if dry_run:
-            rows = joined(found.rows())
-            return Told(*words, rows, sum(sizes), len(sizes), sources.bytes_read, done=False)
+            return Told(*words, told_of(found.rows()), sum(sizes), len(sizes), sources.bytes_read, done=False)
         try:
             made = folder.make(found.job, self.target, self.resume, self.jobs, progress)
         finally:
             if progress:
                 progress.clear()
         carried = made.carried
-        return Told(*words, joined(made.rows), made.nbytes, made.shards, sources.bytes_read, True, made.resumed,
+        return Told(*words, told_of(made.rows), made.nbytes, made.shards, sources.bytes_read, True, made.resumed,
                     carried.files, carried.left_out)  # fmt: skip
 
-    def _activations(self, stack: ExitStack) -> tuple[Activations, list[Sources]]:
+    def _activations(self, stack: ExitStack) -> tuple[Activations | None, list[Sources]]:
         from auditor.checkpoint import open_checkpoint
         from repair.make.activations import NoScales, Ones, Taken
         from repair.make.sources import Sources
 
+        if self.given is None:
+            return None, []
         if self.given == "none":
             return NoScales(), []
         if self.given == "one":
