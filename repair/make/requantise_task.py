@@ -27,6 +27,7 @@ from repair.shardheader import Entry
 from repair.source_codes import WORDS, native
 
 CHUNK = 1 << 21  # weights at a time: 4 MB of bf16
+_LINES = 8  # of a band that are turned together
 _KEPT = 1 << 22  # weights of a set that are kept between the two passes
 
 
@@ -182,7 +183,15 @@ def _bands(weight: Weight, slab: int, reader: Reader) -> Iterator[Chunk]:
         lines = min(take, weight.columns - first)
         raw = read_array(reader, weight.ref, (slab * weight.columns + first) * high * item, lines * high * item)
         band = native(raw, weight.ref).reshape(lines, high)[:, weight.rows.start : weight.rows.stop : weight.rows.step]
-        yield Chunk(slab, 0, first, np.ascontiguousarray(band.T))
+        yield Chunk(slab, 0, first, _turned(band))
+
+
+def _turned(band: Floats) -> Floats:
+    """[columns, rows] as contiguous [rows, columns]; a few lines at a time, which a cache holds."""
+    out = np.empty(band.shape[::-1], band.dtype)
+    for first in range(0, len(band), _LINES):
+        out[:, first : first + _LINES] = band[first : first + _LINES].T
+    return out
 
 
 def _rows(weight: Weight, slab: int, reader: Reader) -> Iterator[Chunk]:
