@@ -50,11 +50,12 @@ def distance(a: Operand, b: Operand, block: tuple[int, int], keep: int) -> Dista
     high, width = min(block[0], rows), min(block[1], columns)
     if width % 16 and any(isinstance(x.weights, Quantised) and x.weights.scheme.packed for x in (a, b)):
         raise NumericError(f"packed codes cannot be cut into blocks of {width} columns")
-    _distance(_side(a), _side(b), rows, columns, high, width, sums, counts, errors, spots)
+    side = _side(b)
+    _distance(_side(a), side, rows, columns, high, width, sums, counts, errors, spots)
     blocks_, exact, rounding, incomparable, broken = (int(x) for x in counts)
     total = ErrorSums(rows * columns - incomparable, *(float(x) for x in sums))
-    found = zip(errors, spots, strict=True)
-    listed = tuple(Spot(float(e), int(at[0]), int(at[1])) for e, at in found if e > 0)
+    found = [(float(e), int(at[0]), int(at[1])) for e, at in zip(errors, spots, strict=True) if e > 0]
+    listed = tuple(Spot(e, row, column, _step(side, row, column)) for e, row, column in found)
     return Distance(total, blocks_, exact, rounding, incomparable, broken, listed)
 
 
@@ -64,6 +65,12 @@ def identical(a: Floats, b: Floats) -> bool:
     infinity = {Word.FLOAT32: 0x7F800000, Word.BFLOAT16: 0x7F80, Word.FLOAT16: 0x7C00}[word]
     mine, other = (_plain(x).view(flat.dtype) for x in (flat, flat_words(b)[1]))
     return bool(_identical(mine, other, flat.dtype.type(infinity)))
+
+
+def _step(side: _Side, row: int, column: int) -> float | None:
+    if side.kind in (_HALF, _FULL):
+        return None
+    return float(side.step[side.row_steps[side.first + row * side.stride], column // side.width])
 
 
 _NO_BYTES, _NO_FLOATS = np.zeros((1, 1), np.float32), np.zeros(0, np.float32)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from quant import blocks
 from quant.backend import Backend
 from quant.errors import NumericError
 from quant.floats import Floats, widen, words
@@ -51,11 +52,15 @@ class Operand:
 
 
 class Spot(NamedTuple):
-    """A block: its squared error (infinite when it is not a number), and its first row and column."""
+    """A block: its squared error (infinite when it is not a number), its first row and column.
+
+    ``step``: what one code step of b is worth there, None where b is float.
+    """
 
     error: float
     row: int
     column: int
+    step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,16 @@ def distance(a: Operand, b: Operand, block: tuple[int, int], keep: int = 0, back
         from quant import cpu_distance  # Numba: imported where it is first used
 
         return cpu_distance.distance(a, b, block, keep)
-    return _reference(a.values().astype(np.float64), b.values().astype(np.float64), block, keep)
+    found = _reference(a.values().astype(np.float64), b.values().astype(np.float64), block, keep)
+    return replace(found, worst=tuple(spot._replace(step=_step(b, spot)) for spot in found.worst))
+
+
+def _step(b: Operand, spot: Spot) -> float | None:
+    if not isinstance(b.weights, Quantised):
+        return None
+    held = b.weights
+    step = blocks.spread(held.steps(), (len(held.stored), b.shape[1]), held.scheme.block)
+    return float(step[b.rows[spot.row], spot.column])
 
 
 def identical(a: Floats, b: Floats) -> bool:

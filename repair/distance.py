@@ -23,7 +23,7 @@ from quant.metrics import ErrorSums
 from quant.quantised import Quantised
 from repair.distance_pairs import Pair, Pairing, Unmatched, pair_up
 from repair.distance_read import Piece, operands, piece_bytes, pieces
-from repair.distance_result import Comparison, TensorDistance, WorstBlock, worst_block
+from repair.distance_result import At, Comparison, TensorDistance, located, worst_blocks
 from repair.restore_pieces import Files
 
 MEMORY = 96 << 20  # bytes of weights that all threads hold at once
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 class _Result(NamedTuple):
     distance: Distance
-    worst: tuple[WorstBlock, ...]
+    worst: tuple[At, ...]
     same: bool  # found by comparing bytes: the sums of the values are missing
 
 
@@ -172,7 +172,6 @@ class _Work:
         regions = [r for r in pair.regions if expert is None or r.expert == expert]
         matrices = {r.matrix.ref.name: r.matrix for r in regions}
         kinds = dict.fromkeys(m.layer.format.name if m.layer else m.ref.dtype for m in matrices.values())
-        spots = sorted((w for r in results for w in r.worst), key=lambda w: (-w.error, w.expert, w.rows, w.columns))
         return TensorDistance(
             tensor=pair.ref.name,
             shard=pair.ref.shard,
@@ -185,7 +184,7 @@ class _Work:
             columns=pair.shape.columns,
             quantised=pair.layer is not None or any(m.layer is not None for m in matrices.values()),
             found=reduce(lambda a, b: a + b, (r.distance for r in results), Distance()),
-            worst=tuple(spots[: self._keep]),
+            worst=worst_blocks(pair, (at for r in results for at in r.worst), self._keep),
         )
 
     def _readers(self) -> tuple[Files, Files]:
@@ -207,8 +206,7 @@ class _Work:
             blocks = -(-len(piece.rows) // wide)
             return _Result(Distance(ErrorSums(len(piece.rows)), blocks, blocks), (), True)
         found = distance(a, b, (high, wide), self._keep)
-        listed = tuple(worst_block(pair, piece, b, spot) for spot in found.worst)
-        return _Result(found, listed, False)
+        return _Result(found, tuple(located(pair, piece, spot) for spot in found.worst), False)
 
 
 def _same(a: Operand, b: Operand) -> bool:

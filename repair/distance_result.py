@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import NamedTuple
 
-from quant.distance import Distance, Operand, Spot
+from quant.distance import Distance, Spot
 from quant.metrics import ErrorSums
-from quant.quantised import Quantised
 from repair.distance_pairs import Pair, Unmatched
 from repair.distance_read import Piece
 from repair.source_codes import scale_lines
@@ -102,24 +102,33 @@ class Comparison:
         return tuple(sorted(blocks, key=lambda block: -block.error)[:count])
 
 
-def worst_block(pair: Pair, piece: Piece, b: Operand, spot: Spot) -> WorstBlock:
-    """A block of a piece, ``b`` being B's side of it, with its place in the files."""
-    (error, row, column), (high, wide) = spot, pair.block
+class At(NamedTuple):
+    """A block of a pair before its place in the files is looked up; rows and columns of one expert of B."""
+
+    error: float
+    expert: int
+    row: int
+    column: int
+    step: float | None
+
+
+def located(pair: Pair, piece: Piece, spot: Spot) -> At:
+    """A spot of a piece as a block of the pair."""
     if pair.flat:
-        row, column = divmod(piece.rows.start + column, pair.shape.columns)
-    else:
-        row = piece.rows[row]
-    rows, columns = (row, min(row + high, pair.shape.rows)), (column, min(column + wide, pair.shape.columns))
-    offset, scale = _place(pair, piece.expert, row, column), None
-    if isinstance(b.weights, Quantised):
-        held = b.weights
-        stored_row = b.rows.start + (row - piece.rows.start) // piece.rows.step * b.rows.step
-        each = held.scheme.block
-        tall, broad = (1, each[0]) if len(each) == 1 else each
-        line, place = stored_row // tall if tall else 0, column // broad if broad else 0
-        one = held.scheme.block_scales(held.scales[line : line + 1, place : place + 1], held.global_scale)
-        scale = float(one[0, 0])
-    return WorstBlock(error, pair.ref.name, piece.expert, rows, columns, pair.ref.shard, offset, scale)
+        return At(spot.error, 0, *divmod(piece.rows.start + spot.column, pair.shape.columns), spot.step)
+    return At(spot.error, piece.expert, piece.rows[spot.row], spot.column, spot.step)
+
+
+def worst_blocks(pair: Pair, spots: Iterable[At], keep: int) -> tuple[WorstBlock, ...]:
+    """The ``keep`` blocks of the largest error, largest first, with their places in the files."""
+    high, wide = pair.block
+    found = []
+    for at in sorted(spots, key=lambda at: (-at.error, at.expert, at.row, at.column))[:keep]:
+        rows = at.row, min(at.row + high, pair.shape.rows)
+        columns = at.column, min(at.column + wide, pair.shape.columns)
+        offset = _place(pair, at.expert, at.row, at.column)
+        found.append(WorstBlock(at.error, pair.ref.name, at.expert, rows, columns, pair.ref.shard, offset, at.step))
+    return tuple(found)
 
 
 def _place(pair: Pair, expert: int, row: int, column: int) -> int:
