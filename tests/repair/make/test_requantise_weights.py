@@ -12,6 +12,7 @@ from auditor.checkpoint import open_checkpoint
 from auditor.finding import Severity
 from quant.errors import RepairError
 from repair.make import recipefile
+from repair.make.layouts import Layout
 from repair.make.recipe import PRESETS, Ragged, Recipe
 from repair.make.requantise import plan
 from tests.raw import raw
