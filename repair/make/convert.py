@@ -7,10 +7,11 @@ name, never copied under a declaration that would make something else of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 
 from auditor.architecture import model_types
 from auditor.checkpoint import CONFIG, Checkpoint
-from auditor.declaration import Group
+from auditor.declaration import Algorithm, Group
 from auditor.declared import Declared, read_declared
 from auditor.layer import QuantizedLayer, Recognised, recognise
 from quant.errors import RepairError
@@ -77,11 +78,18 @@ def convert_layers(layers: Sequence[QuantizedLayer], into: Into) -> Iterator[Con
 
 
 def _expect_declarable(where: str, remade: Remade, layout: Layout) -> None:
-    if remade.algorithm is not None:
-        try:
-            texts(layout, {}, Declaration((Group("group_0", remade.algorithm, ("Linear",)),)))
-        except RepairError as error:
-            raise RepairError(f"{where}: {error}") from None
+    why = _undeclarable(remade.algorithm, layout) if remade.algorithm else ""
+    if why:
+        raise RepairError(f"{where}: {why}")
+
+
+@cache  # layers are many, algorithms are few
+def _undeclarable(algorithm: Algorithm, layout: Layout) -> str:
+    try:
+        texts(layout, {}, Declaration((Group("group_0", algorithm, ("Linear",)),)))
+    except RepairError as error:
+        return str(error)
+    return ""
 
 
 def _expect_understood(checkpoint: Checkpoint, found: Recognised, declared: Declared) -> None:
