@@ -183,11 +183,12 @@ def _expect_all_experts(chosen: Mapping[str, Weight], others: Mapping[str, str])
     for name in chosen:
         if key := expert_key(name):
             numbers[key[0]][key[1]].add(int(name[len(key[0]) + 1 :].partition(".")[0]))
+    homes = {weight.home for weight in chosen.values() if weight.home != weight.name}
     for name, tensor in others.items():
-        if (key := expert_key(name)) and key[0] in numbers:
-            raise RepairError(
-                f"{tensor}: is not selected, but other weights of {key[0]} are: a server wants them alike"
-            )
+        key = expert_key(name)
+        home = key[0] if key else name.rpartition(".")[0] if name == tensor else ""
+        if home in homes:
+            raise RepairError(f"{tensor}: is not selected, but other weights of {home} are: a server wants them alike")
     for module, projections in numbers.items():
         every = set().union(*projections.values())
         for projection, found in sorted(projections.items()):

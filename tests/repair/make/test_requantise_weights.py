@@ -71,6 +71,14 @@ def test_a_part_of_what_belongs_together_is_refused(modules, exclude, message, t
         plan(open_checkpoint(root), Recipe("t", modules=modules, exclude=exclude))
 
 
+@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("kind", ["llama4", "qwen3moe_fused"])
+def test_a_part_of_fused_experts_is_refused(kind: str, layout: Layout, tmp_path: Path):
+    root = source(kind).write(tmp_path / "src")
+    with pytest.raises(RepairError, match=r"experts\.down_proj: is not selected.* wants them alike"):
+        plan(open_checkpoint(root), Recipe("t", exclude=("*experts.down_proj",), layout=layout))
+
+
 def test_a_missing_expert_is_named(tmp_path: Path):
     model = source("qwen3moe")
     del model.tensors["model.layers.1.mlp.experts.0.up_proj.weight"]
