@@ -90,7 +90,7 @@ def _tried(source: Path, root: Path, layout: Layout, note: str) -> str:
 def test_a_tensor_without_its_partner(tmp_path, leaf):
     model = forge.make("modelopt-nvfp4").copy()
     del model.tensors[f"model.layers.1.mlp.down_proj.{leaf}"]
-    with pytest.raises(ToolError, match=r"model.layers.1.mlp.down_proj.weight\w*: .* belongs to no weight"):
+    with pytest.raises(ToolError, match=r"model\.layers\.1\.mlp\.down_proj\.\w+: .* belongs to no weight"):
         converted(model.write(tmp_path / "src"), tmp_path / "new", CT)
 
 

@@ -149,6 +149,15 @@ def test_a_lent_shard_is_not_closed_by_other_threads(tmp_path, monkeypatch):
         assert len(sources._open) <= 2 + 8
 
 
+def test_another_file_is_not_opened_under_the_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_OPEN", 1)
+    checkpoint = many(tmp_path / "src", 3)
+    with Sources(checkpoint) as sources:
+        replaced(tmp_path / "src" / "0000.safetensors")
+        with pytest.raises(RepairError, match=r"0000.safetensors: changed while it was read: is another file"):
+            sources.read(checkpoint.tensors["t0"], 0, 1)
+
+
 def test_stray_shards_are_not_served(source):
     (source / "stray.safetensors").write_bytes((source / A).read_bytes())
     index = {"metadata": {}, "weight_map": {f"{n}.{x}": (A, B)[n] for n in range(2) for x in "abc"}}
