@@ -27,6 +27,7 @@ from repair.shardheader import Entry
 from repair.source_codes import WORDS, native
 
 CHUNK = 1 << 21  # weights at a time: 4 MB of bf16
+_MOST_ROWS = 1 << 22  # of a slab that is stored across: 16 inputs of all of them are in memory
 _LINES = 8  # of a band that are turned together
 _KEPT = 1 << 22  # weights of a set that are kept between the two passes
 
@@ -178,6 +179,8 @@ def chunks(weight: Weight, reader: Reader) -> Iterator[Chunk]:
 
 def _bands(weight: Weight, slab: int, reader: Reader) -> Iterator[Chunk]:
     item, high = weight.ref.itemsize, weight.height
+    if high > _MOST_ROWS:
+        raise RepairError(f"{weight.ref.shard}: {weight.ref.name}: {high} rows are more than can be turned at once")
     take = max(1, CHUNK // (high * BLOCK)) * BLOCK
     for first in range(0, weight.columns, take):
         lines = min(take, weight.columns - first)

@@ -85,3 +85,11 @@ def test_a_weight_that_is_not_finite_is_named_with_its_index(kind: str, bad: flo
     with pytest.raises(RepairError) as error:
         requantise(model.write(tmp_path / "src"), tmp_path / "new", Recipe("t"))
     assert f"{name}: the weight at {index} is {said}" in str(error.value)
+
+
+def test_a_slab_too_wide_to_be_turned(tmp_path: Path):
+    """16 inputs of every row must be in memory; no model has a slab of millions of rows."""
+    ref = TensorRef("x", "F32", (1, 16, 1 << 30), "a.safetensors", 0, 1 << 36)
+    weight = Weight("x", ref, range(1), range(1 << 30), 1 << 30, 16, across=True)
+    with pytest.raises(RepairError, match="1073741824 rows"):
+        next(task.chunks(weight, Memory(np.zeros(1, "<f4"))))
