@@ -76,6 +76,9 @@ def _refuse_places(fs: Fs, job: Job, target: Path, work: Path, resume: bool) -> 
     parent = fs.status(target.parent, follow=True)
     if parent is None or not parent.is_folder:
         raise RepairError(f"{target.parent}: no such folder")
+    for name in (*(shard.name for shard in job.shards), *job.texts):
+        if not is_file_name(name) or name.startswith(RESERVED):
+            raise RepairError(f"{target}: {name[:200]!r} is no name for a file in it")
     begun = fs.status(work)
     if begun is not None and not begun.is_folder:
         raise RepairError(f"{work}: is in the way, and no folder")

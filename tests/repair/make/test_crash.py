@@ -92,12 +92,12 @@ def test_crash_at_any_call():
     assert ends == {"whole", "resumed 0", "resumed 1", "resumed 2"}
 
 
-@pytest.mark.parametrize("step", [17, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [67, pytest.param(1, marks=pytest.mark.slow)])
 def test_crash_of_the_resumed_run(step):
     """From disks that a kill leaves, and from some that a power failure leaves."""
     ends = set()
     for number, (note, left) in enumerate(crashes(disk(), ways=["kill", "mix"])):
-        if DST in left.names or number % step:
+        if DST in left.names or (number % step and number not in (4, 12)):  # before the folder's, the note's sync
             continue
         for inner, again in crashes(left, resume=True, ways=["mix", "kill"]):
             expect_sound(again, f"{note}; {inner}")

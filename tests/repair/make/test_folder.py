@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,23 @@ def test_hostile_notes(source, tmp_path, name, damage):
     why = refused(source, tmp_path / "new")
     assert why.startswith(f"{work}/{name}: damaged: ")
     assert why.endswith("remove new.incomplete to begin anew")
+
+
+@pytest.mark.parametrize("name", ["UNFINISHED.json", f"UNFINISHED.{A}.json"])
+def test_huge_notes(source, tmp_path, name):
+    work = cut_off(source, tmp_path / "new")
+    os.truncate(work / name, 1 << 40)
+    with pytest.raises(RepairError, match=f"{name}: damaged: {1 << 40} bytes"):
+        make(longjob.job(source), tmp_path / "new", resume=True)
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "a/b", "..", "", "a\0b", "UNFINISHED.json", "x" * 300])
+def test_names_that_would_leave_the_folder(source, tmp_path, name):
+    job = longjob.job(source)
+    for odd in (replace(job, shards=(replace(job.shards[0], name=name),)), replace(job, texts={name: b"x"})):
+        with pytest.raises(RepairError, match="is no name for a file in it"):
+            make(odd, tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
 
 
 @pytest.mark.parametrize("odd", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
