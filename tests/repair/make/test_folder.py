@@ -61,6 +61,22 @@ def test_rows_and_bytes_are_the_same_with_any_number_of_jobs_and_resumed(source,
     assert content(tmp_path / "one") == content(tmp_path / "many") == content(tmp_path / "late")
 
 
+def test_the_configuration_comes_last(source, tmp_path, monkeypatch):
+    names: list[str] = []
+    real = RealFs.rename
+
+    def rename(self: RealFs, a: Path, b: Path) -> None:
+        names.append(b.name)
+        real(self, a, b)
+
+    monkeypatch.setattr(RealFs, "rename", rename)
+    job = longjob.job(source)
+    make(replace(job, texts={**job.texts, "hf_quant_config.json": b"{}", "zz.json": b"{}"}), tmp_path / "new")
+    assert names[-2:] == ["config.json", "new"]
+    assert names[0] == "UNFINISHED.json"
+    assert names.index("tokenizer.json") > names.index(B)
+
+
 def test_progress_reaches_all_bytes(source, tmp_path):
     seen: list[tuple[int, int]] = []
     made = make(longjob.job(source), tmp_path / "new", jobs=3, progress=lambda *at: seen.append(at))

@@ -82,8 +82,9 @@ def test_many_at_once(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "src", "whole"]
 
 
-def test_a_lock_that_was_taken_away(tmp_path):
-    """Who waited for it holds a file without a name: that is no lock."""
+@pytest.mark.parametrize("again", [False, True])
+def test_a_lock_that_was_taken_away(tmp_path, again):
+    """Who waited for it holds a file without a name, or the name is another file's by now: that is no lock."""
 
     class Late:
         def __getattr__(self, name: str) -> object:
@@ -92,6 +93,8 @@ def test_a_lock_that_was_taken_away(tmp_path):
         def open_lock(self, path: Path) -> int:
             fd = REAL.open_lock(path)
             REAL.unlink(path)
+            if again:
+                path.write_bytes(b"")
             return fd
 
     with pytest.raises(RepairError, match="another process"), locked(Late(), tmp_path / "x"):  # type: ignore[arg-type]
