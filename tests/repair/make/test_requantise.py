@@ -178,6 +178,9 @@ def test_slabs_that_are_square_are_told_by_both_shapes(tmp_path: Path):
 def test_a_kv_cache_under_the_constant_one(tmp_path: Path):
     """compressed-tensors stores it as llm-compressor does; modelopt's layout only declares it."""
     model = source("llama")
+    for leaf in ("q_proj", "k_proj", "v_proj"):  # attention without a cache that is served
+        name = f"model.vision_tower.encoder.layers.0.self_attn.{leaf}.weight"
+        model.tensors[name] = raw("BF16", np.ones((16, 16)))
     for layout in Layout:
         recipe = Recipe("t", layout=layout, kv_cache=KvCache.FP8_CAST)
         requantise(model.write(tmp_path / f"src-{layout}"), tmp_path / layout, recipe)

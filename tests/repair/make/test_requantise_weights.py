@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -118,10 +119,12 @@ def test_fused_experts_whose_loaders_want_other_names(tmp_path: Path):
         plan(open_checkpoint(model.write(tmp_path / "src")), Recipe("t"))
 
 
-def test_shapes_of_fused_experts_that_do_not_fit(tmp_path: Path):
+@pytest.mark.parametrize("shape", [(E, 16, 16), (E, 64, 40), (E, 40, 96), (E + 1, 64, 48), (64, 48), (E, 64, 48, 1)])
+def test_shapes_of_fused_experts_that_do_not_fit(shape: tuple[int, ...], tmp_path: Path):
+    """Gate and up are [3, 96, 64]: down must be [3, 64, 48]."""
     model = source("qwen3moe_fused")
-    model.tensors["model.layers.1.mlp.experts.down_proj"] = raw("BF16", np.ones((E, 16, 16)))
-    with pytest.raises(RepairError, match=r"\[3, 96, 64\] and \[3, 16, 16\] do not fit"):
+    model.tensors["model.layers.1.mlp.experts.down_proj"] = raw("BF16", np.ones(shape))
+    with pytest.raises(RepairError, match=re.escape(f"[3, 96, 64] and {list(shape)} do not fit")):
         plan(open_checkpoint(model.write(tmp_path / "src")), Recipe("t"))
 
 

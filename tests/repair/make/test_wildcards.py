@@ -31,6 +31,7 @@ def test_all_plain_and_nothing_quantised(plain: set[str], quantised: set[str]):
         (["m.0.attn.q"], ["m.0.attn2.q"], ("m.0.attn.*",)),
         (["v.0.q", "v.1.q"], ["m.0.q"], ("v*",)),
         (["m.0.a", "m.1.a"], [], ("m*",)),
+        (["m.0.a"], ["m.0"], ("m.0.a",)),
     ],
 )
 def test_the_shortest_prefix(plain: list[str], quantised: list[str], entries: tuple[str, ...]):
