@@ -71,6 +71,16 @@ class Plan:
             return np.float32(np.ldexp(np.float32(1), self.m))
         return np.float32(nvfp4.weight_scale_2(np.float32(self.amax)))
 
+    @property
+    def divisor(self) -> np.float32:
+        """The same as compressed-tensors has it: block scales are divided by it.
+
+        Of a requantised set it is 2688 / amax rounded once; the reciprocal of the other would be rounded twice.
+        """
+        if self.method is None:
+            return np.float32(np.ldexp(np.float32(1), -self.m))
+        return np.float32(float(nvfp4.NORM) * 6 / self.amax)
+
     def keeps(self, scales: NDArray[np.uint8]) -> bool:
         """Whether rows with these scales keep their codes, so that `new_scales` is all there is to do."""
         if self.verbatim or self.method is not None or not scales.size:

@@ -51,8 +51,7 @@ class Wanted:
 
 def _numbers(target: Target, module: str, plan: Plan, given: np.float32 | None) -> Iterator[Piece]:
     """What the scales of one number hold; ``given``: the activation scale, None where there is none."""
-    scale = plan.global_scale
-    value = np.float32(1) / scale if target.divides else scale
+    value = plan.divisor if target.divides else plan.global_scale
     yield Fill(target.name(Role.GLOBAL, module), 0, value.astype("<f4").tobytes())
     if given is not None:
         yield Fill(target.name(Role.INPUT, module), 0, given.astype("<f4").tobytes())

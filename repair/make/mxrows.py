@@ -98,10 +98,9 @@ class SharedPlan:
             if self._plan is None:
                 found = plan(self.parts)
                 if abs(found.m) > _RANGE:
-                    raise RepairError(
-                        f"{self.parts[0].codes.shard}: {self.parts[0].name}: the global scale would be 2^{found.m}: it "
-                        f"or its reciprocal leaves the range of normal float32"
-                    )
+                    where = f"{self.parts[0].codes.shard}: {self.parts[0].name}"
+                    why = "it or its reciprocal leaves the range of normal float32"
+                    raise RepairError(f"{where}: the global scale would be 2^{found.m}: {why}")
                 for part in self.parts if len(self.parts) > 1 else ():
                     part.forget()
                 self._plan = found

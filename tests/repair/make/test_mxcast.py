@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 import auditor
 from auditor.audit import Depth
 from auditor.finding import Severity
-from quant.mx_to_nv import Cast, Source, cast_set
+from quant.mx_to_nv import Cast, Source, Way, cast_set
 from quant.mx_to_nv import cast as cast_array
 from repair.make.activations import Ones
 from repair.make.layouts import Layout
 from tests.forge import make as forged
+from tests.quant.test_mx_to_nv import weights_of
 from tests.raw import Raw, raw
 from tests.repair.make.mxfp4 import cast, draw, gpt_oss, tensors, write
 
 CT, MODELOPT = Layout.COMPRESSED_TENSORS, Layout.MODELOPT
 STEM = "model.layers.0.mlp.experts"
+APART = ("weight_packed", "weight_scale", "weight_global_scale")
 SPREADS = st.sampled_from([3, 9, 17, 18, 19, 21, 30])
 
 
@@ -35,12 +37,18 @@ def drawn(seed: int, spread: int, experts: int = 2) -> dict[str, Source]:
     }
 
 
-def assert_codes(found: dict[str, Raw], names: tuple[str, str, str], made: Cast, divides: bool) -> None:
+def amax_of(*sources: Source) -> float:
+    return max(float(np.abs(weights_of(source)).max()) for source in sources)
+
+
+def assert_codes(found: dict[str, Raw], names: tuple[str, str, str], made: Cast, divides: bool, amax: float) -> None:
     codes, scales, wide = (found[name] for name in names)
     np.testing.assert_array_equal(codes.array(), made.quantised.stored)
     np.testing.assert_array_equal(scales.array(), made.quantised.scales)
     due = np.float32(made.quantised.global_scale)
-    assert wide.data == np.float32(1 / due if divides else due).tobytes()
+    if divides:
+        due = np.float32(1 / due if made.way is Way.CLOSED_FORM else 2688 / amax)
+    assert wide.data == due.tobytes()
     assert wide.shape == ((1,) if divides else ())
 
 
@@ -60,8 +68,7 @@ def test_experts_apart_are_what_the_arithmetic_says(tmp_path_factory, seed, spre
             parts = [Source(packed[i :: len(leaves)], scales[i :: len(leaves)]) for i in range(len(leaves))]
             for number, (name, made) in enumerate(zip(leaves, cast_set(parts), strict=True)):
                 module = f"{STEM}.{e}.{name}"
-                assert_codes(found, tuple(f"{module}.{x}" for x in ("weight_packed", "weight_scale",
-                                                                     "weight_global_scale")), made, True)  # fmt: skip
+                assert_codes(found, tuple(f"{module}.{x}" for x in APART), made, True, amax_of(*parts))
                 wrong[f"{STEM}.{leaf}_blocks"] += int((~made.exact).sum())
                 if f"{STEM}.{leaf}_bias" in source:
                     bias = source[f"{STEM}.{leaf}_bias"]
@@ -145,9 +152,8 @@ def test_matrices_share_a_scale_in_a_fused_set_across_shards(
             Source(model.tensors[f"{m}.{codes}"].array(), model.tensors[f"{m}.{scales}"].array()) for m in members
         ]
         made = cast_set(sources)[members.index(layer.name)]
-        leaves = ("weight_packed", "weight_scale", "weight_global_scale") if ct else (
-            "weight", "weight_scale", "weight_scale_2")  # fmt: skip
-        assert_codes(found, tuple(f"{layer.name}.{leaf}" for leaf in leaves), made, ct)
+        leaves = APART if ct else ("weight", "weight_scale", "weight_scale_2")
+        assert_codes(found, tuple(f"{layer.name}.{leaf}" for leaf in leaves), made, ct, amax_of(*sources))
         ones = found[f"{layer.name}.{'input_global_scale' if ct else 'input_scale'}"]
         assert ones == raw("F32", np.ones((1,) if ct else (), np.float32))
     assert of
@@ -166,5 +172,4 @@ def test_experts_of_deepseek_v4(tmp_path: Path) -> None:
     for e in range(2):
         gate, up = (f"layers.0.ffn.experts.{e}.{w}" for w in ("w1", "w3"))
         for module, one in zip((gate, up), cast_set([sources[gate], sources[up]]), strict=True):
-            assert_codes(found, tuple(f"{module}.{x}" for x in ("weight_packed", "weight_scale",
-                                                                 "weight_global_scale")), one, True)  # fmt: skip
+            assert_codes(found, tuple(f"{module}.{x}" for x in APART), one, True, 0)
