@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CAST = ("SPREAD", "M", "BLOCKS", "EXACT", "SNR")
 _CONVERTED = ("SCALES", "EXACT", "ULPS")
+_ROOM = 24  # columns that a name must have beside the numbers
 _EXPERT = re.compile(r"\bexperts\.\d+\.")
 
 
@@ -65,13 +66,11 @@ def lines(told: Told, width: int | None, limit: int | None = None) -> Iterator[L
     if limit is not None and len(rows) > limit:
         shown = sorted(rows, key=lambda row: row.exact)[:limit]  # stable: else in the order of the files
     widths = [max(cells(texts[i]) for texts in (head, *(row.texts for row in shown))) for i in range(len(head))]
-    indent = sum(widths) + 2 * len(widths)
-    yield _line(head, widths, "TENSOR", "strong")
-    for row in shown:
-        first, *more = fold_name(short(row.name), max(20, width - indent) if width else None)
-        yield _line(row.texts, widths, first, "" if row.exact else "warning")
-        for part in more:
-            yield Span(" " * indent), Span(part, "name")
+    room = None if width is None else width - sum(widths) - 2 * len(widths)
+    if room is not None and room < _ROOM:
+        yield from _narrow(shown, width)
+    else:
+        yield from _wide(head, shown, widths, room)
     if len(shown) < len(rows):
         yield (Span(f"... and {number(len(rows) - len(shown))} more (--format json lists all)", "faint"),)
     yield ()
@@ -80,11 +79,34 @@ def lines(told: Told, width: int | None, limit: int | None = None) -> Iterator[L
             yield (Span(part),)
 
 
+def _wide(head: Sequence[str], rows: Sequence[_Cells], widths: Sequence[int], room: int | None) -> Iterator[Line]:
+    yield _line(head, widths, "TENSOR", "strong")
+    for row in rows:
+        first, *more = fold_name(short(row.name), room)
+        yield _line(row.texts, widths, first, "" if row.exact else "warning")
+        for part in more:
+            yield Span(" " * (sum(widths) + 2 * len(widths))), Span(part, "name")
+
+
+def _narrow(rows: Sequence[_Cells], width: int | None) -> Iterator[Line]:
+    """Where a name has no room beside the numbers: below it what is exact, and the ratio of signal to noise."""
+    for row in rows:
+        for part in fold_name(short(row.name), width):
+            yield (Span(part, "name"),)
+        text = f"  {row.share} exact" + (f", SNR {row.texts[-1]}" if len(row.texts) == len(_CAST) else "")
+        yield (Span(text, "" if row.exact else "warning"),)
+
+
 @dataclass(frozen=True)
 class _Cells:
     texts: tuple[str, ...]
     name: str
     exact: bool
+
+    @property
+    def share(self) -> str:
+        """How much of it is exact."""
+        return self.texts[-2]
 
 
 def _line(texts: Sequence[str], widths: Sequence[int], name: str, style: str) -> Line:

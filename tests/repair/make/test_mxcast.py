@@ -23,6 +23,7 @@ from tests.raw import Raw, raw
 from tests.repair.make.mxfp4 import cast, draw, gpt_oss, tensors, write
 
 CT, MODELOPT = Layout.COMPRESSED_TENSORS, Layout.MODELOPT
+GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 STEM = "model.layers.0.mlp.experts"
 APART = ("weight_packed", "weight_scale", "weight_global_scale")
 SPREADS = st.sampled_from([3, 9, 17, 18, 19, 21, 30])
@@ -173,3 +174,22 @@ def test_experts_of_deepseek_v4(tmp_path: Path) -> None:
         gate, up = (f"layers.0.ffn.experts.{e}.{w}" for w in ("w1", "w3"))
         for module, one in zip((gate, up), cast_set([sources[gate], sources[up]]), strict=True):
             assert_codes(found, tuple(f"{module}.{x}" for x in APART), one, True, 0)
+
+
+@pytest.mark.parametrize("spread", [5, 17])
+def test_the_exporters_own_cast_has_the_same_bytes(tmp_path: Path, spread: int) -> None:
+    """modelopt 0.47's scales and global scale; its codes too, but that it loses the sign of -0."""
+    golden = {name: np.load(GOLDEN / f"{name}.npz") for name in ("inputs", "modelopt")}
+    packed, scales = (golden["inputs"][f"cast/{spread}/{part}"] for part in ("packed", "scales"))
+    cast(
+        write(tmp_path / "src", gpt_oss({"down_proj": Source(packed[None], scales[None])})), tmp_path / "dst", MODELOPT
+    )
+    found, name = tensors(tmp_path / "dst"), f"{STEM}.down_proj"
+    live = np.repeat(scales > 0, 2, axis=-1)
+    theirs = {part: golden["modelopt"][f"cast/{spread}/{part}"] for part in ("packed", "scales", "global")}
+    np.testing.assert_array_equal(found[f"{name}_weight_scale"].array()[0].T[live], theirs["scales"][live])
+    np.testing.assert_array_equal(found[f"{name}_weight_scale_2"].values(), theirs["global"].astype(np.float32))
+    codes = found[name].array()[0].T
+    np.testing.assert_array_equal(codes, packed)
+    differ = codes != theirs["packed"]
+    assert not ((codes ^ theirs["packed"]) & 0x77)[differ].any()
