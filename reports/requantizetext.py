@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from repair.make.requantise_row import Kind
 
 SHOWN = 40  # rows on a terminal
+NARROW = 110  # columns below which a name has a line of its own
 _PLANNED = (("MODULES", 7), ("BYTES", 18))
 _DONE = (("MODULES", 7), ("METHOD", 6), ("AMAX", 17), ("SQNR dB", 7), ("MSE", 9), ("BYTES", 18))
 
@@ -75,14 +76,23 @@ def _notes(plan: Plan, width: int | None) -> Iterator[Line]:
 def _table(
     heads: Sequence[tuple[str, int]], rows: Sequence[tuple[str, Sequence[str]]], width: int | None, limit: int | None
 ) -> Iterator[Line]:
-    used = sum(wide + 2 for _, wide in heads)
-    yield (Span("  ".join(head.rjust(wide) for head, wide in heads) + "  WEIGHTS", "faint"),)
+    """Rows of figures and a name; on a narrow terminal the name, and the figures below it, each with its head."""
+    stacked = width is not None and width < NARROW
+    if not stacked:
+        yield (Span("  ".join(head.rjust(wide) for head, wide in heads) + "  WEIGHTS", "faint"),)
     for name, figures in rows[:limit]:
+        if stacked and width is not None:
+            yield from ((Span(part, "name"),) for part in fold_name(short(name), width))
+            told = ", ".join(f"{head} {text}" for (head, _), text in zip(heads, figures, strict=True))
+            yield from ((Span("    " + part),) for part in fold(told, width - 4))
+            continue
         cells = "  ".join(text.rjust(wide) for text, (_, wide) in zip(figures, heads, strict=True))
-        for at, part in enumerate(fold_name(short(name), max(20, width - used) if width else None)):
+        used = sum(wide + 2 for _, wide in heads)
+        for at, part in enumerate(fold_name(short(name), width - used if width else None)):
             yield Span(cells if at == 0 else " " * (used - 2)), Span("  "), Span(part, "name")
     if limit is not None and len(rows) > limit:
-        yield (Span(f"... and {plural(len(rows) - limit, 'more kind')} (--format json lists all)", "faint"),)
+        said = f"... and {plural(len(rows) - limit, 'more kind')} (--format json lists all)"
+        yield from ((Span(part, "faint"),) for part in fold(said, width))
 
 
 def _planned(kind: Kind) -> tuple[str, ...]:
