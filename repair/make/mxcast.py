@@ -70,7 +70,7 @@ def cast_layers(layers: Sequence[QuantizedLayer], wanted: Wanted) -> Iterator[Ca
 
     RepairError where shapes do not fit, or the layout has no place for a weight of that rank.
     """
-    sets = {layer.name: group.members for group in fused_sets(layers) for layer in group.members}
+    sets = _sets(layers)
     plans: dict[tuple[str, ...], SharedPlan] = {}
     for layer in layers:
         if layer.format.stemmed:
@@ -81,6 +81,15 @@ def cast_layers(layers: Sequence[QuantizedLayer], wanted: Wanted) -> Iterator[Ca
         if key not in plans:
             plans[key] = SharedPlan([_matrix(member, wanted.sources) for member in members])
         yield _plain(layer, key, plans[key], wanted)
+
+
+def _sets(layers: Sequence[QuantizedLayer]) -> dict[str, tuple[QuantizedLayer, ...]]:
+    """The layers that share a global scale with one, by its name; sets that overlap (q_a/kv, kv/gate) are one."""
+    found: dict[str, tuple[QuantizedLayer, ...]] = {}
+    for group in fused_sets(layers):
+        every = {one.name: one for layer in group.members for one in (*found.get(layer.name, ()), layer)}
+        found.update(dict.fromkeys(every, tuple(every.values())))
+    return found
 
 
 def _matrix(layer: QuantizedLayer, sources: Sources) -> TensorRows:

@@ -193,3 +193,19 @@ def test_the_exporters_own_cast_has_the_same_bytes(tmp_path: Path, spread: int) 
     np.testing.assert_array_equal(codes, packed)
     differ = codes != theirs["packed"]
     assert not ((codes ^ theirs["packed"]) & 0x77)[differ].any()
+
+
+def test_sets_that_overlap_share_one_scale(tmp_path: Path) -> None:
+    rng, leaves = np.random.default_rng(8), ("wq_a", "wkv", "wgate", "wo_a")
+    sources = {leaf: draw(rng, (4, 2), spread=4, top=110 + 5 * i) for i, leaf in enumerate(leaves)}
+    made: dict[str, Raw] = {}
+    for leaf, one in sources.items():
+        made[f"layers.0.attn.{leaf}.weight"] = raw("U8", one.packed)
+        made[f"layers.0.attn.{leaf}.weight_scale"] = raw("U8", one.scales)
+    config = {"model_type": "x", "quantization_config": {"quant_method": "quark"}}
+    cast(write(tmp_path / "src", made, config), tmp_path / "dst", MODELOPT)
+    found = tensors(tmp_path / "dst")
+    wide = {leaf: found[f"layers.0.attn.{leaf}.weight_scale_2"].values().item() for leaf in leaves}
+    assert wide["wq_a"] == wide["wkv"] == wide["wgate"] == cast_set(
+        [sources[leaf] for leaf in leaves[:3]])[0].quantised.global_scale  # fmt: skip
+    assert wide["wo_a"] == cast_array(sources["wo_a"]).quantised.global_scale
