@@ -15,9 +15,9 @@ from repair.make import requantise_task as task
 from repair.make.layouts import Layout
 from repair.make.recipe import Method, Recipe
 from repair.make.requantise_weights import Weight
-from tests.raw import raw
+from tests.raw import Raw, raw
 from tests.repair.make.requantising import requantise, tensors
-from tests.repair.make.unquantised import source
+from tests.repair.make.unquantised import Model, source
 
 
 class Memory:
@@ -93,3 +93,30 @@ def test_a_slab_too_wide_to_be_turned(tmp_path: Path):
     weight = Weight("x", ref, range(1), range(1 << 30), 1 << 30, 16, across=True)
     with pytest.raises(RepairError, match="1073741824 rows"):
         next(task.chunks(weight, Memory(np.zeros(1, "<f4"))))
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("across", [False, True])
+def test_memory_does_not_grow_with_the_tensor(across: bool, layout: Layout, tmp_path: Path):
+    """100 MB of experts in one tensor and its partner; arrays alive at once, two tasks at work."""
+    import tracemalloc
+
+    shapes = {"gate_up_proj": (16, 2048, 1024), "down_proj": (16, 1024, 1024)}
+    held = {}
+    for leaf, (count, rows, columns) in shapes.items():
+        shape = (count, columns, rows) if across else (count, rows, columns)
+        values = np.random.default_rng(0).integers(0x3C00, 0x3F00, shape, np.uint16).astype("<u2")
+        held[f"model.layers.0.feed_forward.experts.{leaf}"] = Raw("BF16", shape, values.tobytes())
+    model = Model({"model_type": "llama4_text" if across else "qwen3_moe"}, held, {}, [])
+    root = model.write(tmp_path / "src")
+    size = sum(len(one.data) for one in held.values())
+    del held, model, values
+    requantise(source("llama").write(tmp_path / "small"), tmp_path / "compiled", Recipe("t", method=Method.MSE))
+    tracemalloc.start()
+    try:
+        requantise(root, tmp_path / "new", Recipe("t", method=Method.MSE, layout=layout), jobs=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size > 100e6
+    assert peak < 50e6, peak
