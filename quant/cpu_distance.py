@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from quant import blocks
 from quant import cpu_vectors as vectors
-from quant.cpu_error import _add, _decode_bytes, _decode_pairs, _largest, _widen
+from quant.cpu_error import _add, _decode_bytes, _decode_pairs, _largest, _widen, element_values
 from quant.distance import ROUNDING, Distance, Operand, Spot
 from quant.errors import NumericError
 from quant.floats import LAYOUT, Floats, Word, flat_words
@@ -86,13 +86,12 @@ def _side(operand: Operand) -> _Side:
         rest = (LAYOUT[word], _NO_BYTES, _NO_INDEX, 1, _NO_FLOATS)
         return _Side(kind, _plain(flat), rows.start, rows.step, *rest, gain)
     kind = _PAIRS if held.scheme.packed else _BYTES
-    values = held.scheme.element.values
     shape = (held.stored.shape[0], operand.shape[1])
     block, step = held.scheme.block, held.steps()
     blocks.require_fit(step.shape, shape, block)
     table = np.require(step, requirements=["C", "W"]).reshape(-1, step.shape[-1])
     index, width = blocks.scale_rows(step.shape, shape, block), block[-1] or shape[-1]
-    codes = (LAYOUT[Word.FLOAT32], table, index, width, values.copy())
+    codes = (LAYOUT[Word.FLOAT32], table, index, width, element_values(held))
     return _Side(kind, _plain(held.stored), rows.start, rows.step, *codes, gain)
 
 
@@ -180,6 +179,155 @@ def _blocks(d, n, width, part):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True, cache=True)
+def _join(fine, groups, each, part):  # type: ignore[no-untyped-def]
+    """Sums of ``each`` neighbours of ``fine``, the last of what is left, into ``part``; how many there are."""
+    count = 0
+    for first in range(0, groups, each):
+        total = fine[first]
+        for k in range(first + 1, min(first + each, groups)):
+            total += fine[k]
+        part[count] = total
+        count += 1
+    return count
+
+
+@nb.njit(nogil=True, cache=True)
+def _errors(w, v, n, width, energies, room, part, held, sums):  # type: ignore[no-untyped-def]
+    """Squared errors of the blocks into ``part``, with ``energies`` their squares of v into ``held``; how many.
+
+    ``sums`` grow by the four sums of `_add`, its last becomes the largest squared difference.
+    """
+    if n % 16 or width % 16:
+        _add(w, v, n, room, sums)
+        size = room.view(np.int64)
+        size[n] = _largest(size, n, np.int64(0))
+        sums[4] = max(sums[4], room[n] * room[n])
+        if energies:
+            _blocks(v, n, width, held)
+        return _blocks(room, n, width, part)
+    if width == 16:
+        if energies:
+            vectors.errors(w, v, n // 16, part, held, sums)  # type: ignore[call-arg]
+        else:
+            vectors.errors(w, v, n // 16, part, None, sums)  # type: ignore[call-arg]
+        return n // 16
+    if energies:
+        vectors.errors(w, v, n // 16, room, room[_CHUNK:], sums)  # type: ignore[call-arg]
+        _join(room[_CHUNK:], n // 16, width // 16, held)
+    else:
+        vectors.errors(w, v, n // 16, room, None, sums)  # type: ignore[call-arg]
+    return _join(room, n // 16, width // 16, part)
+
+
+@nb.njit(nogil=True, cache=True)
+def _spread(bits, count):  # type: ignore[no-untyped-def]
+    """How many of the float64 patterns are 0, the smallest of the others less one, and the largest.
+
+    Patterns of what is not negative order as the numbers do, NaN above all.
+    """
+    zeros, least, most = 0, ~np.uint64(0), np.uint64(0)
+    for k in range(count):
+        zeros += bits[k] == np.uint64(0)
+        least = min(least, bits[k] - np.uint64(1))
+        most = max(most, bits[k])
+    return zeros, least, most
+
+
+@nb.njit(nogil=True, cache=True)
+def _join(fine, groups, each, part):  # type: ignore[no-untyped-def]
+    """Sums of ``each`` neighbours of ``fine``, the last of what is left, into ``part``; how many there are."""
+    count = 0
+    for first in range(0, groups, each):
+        total = fine[first]
+        for k in range(first + 1, min(first + each, groups)):
+            total += fine[k]
+        part[count] = total
+        count += 1
+    return count
+
+
+@nb.njit(nogil=True, cache=True)
+def _errors(w, v, n, width, energies, room, part, held, sums):  # type: ignore[no-untyped-def]
+    """Squared errors of the blocks into ``part``, with ``energies`` their squares of v into ``held``; how many.
+
+    ``sums`` grow by the four sums of `_add`, its last becomes the largest squared difference.
+    """
+    if n % 16 or width % 16:
+        _add(w, v, n, room, sums)
+        size = room.view(np.int64)
+        size[n] = _largest(size, n, np.int64(0))
+        sums[4] = max(sums[4], room[n] * room[n])
+        if energies:
+            _blocks(v, n, width, held)
+        return _blocks(room, n, width, part)
+    if width == 16:
+        if energies:
+            vectors.errors(w, v, n // 16, part, held, sums)  # type: ignore[call-arg]
+        else:
+            vectors.errors(w, v, n // 16, part, None, sums)  # type: ignore[call-arg]
+        return n // 16
+    if energies:
+        vectors.errors(w, v, n // 16, room, room[_CHUNK:], sums)  # type: ignore[call-arg]
+        _join(room[_CHUNK:], n // 16, width // 16, held)
+    else:
+        vectors.errors(w, v, n // 16, room, None, sums)  # type: ignore[call-arg]
+    return _join(room, n // 16, width // 16, part)
+
+
+@nb.njit(nogil=True, cache=True)
+def _spread(part, count):  # type: ignore[no-untyped-def]
+    """How many of the numbers, none negative, are 0, the smallest of the others, and the largest, NaN above all."""
+    bits = part.view(np.uint64)
+    zeros, least, most = 0, ~np.uint64(0), np.uint64(0)
+    for k in range(count):  # patterns order as the numbers do
+        zeros += bits[k] == np.uint64(0)
+        least = min(least, bits[k] - np.uint64(1))
+        most = max(most, bits[k])
+    return zeros, _number(least + np.uint64(1)), _number(most)
+
+
+@nb.njit(nogil=True, cache=True)
+def _join(fine, groups, each, part):  # type: ignore[no-untyped-def]
+    """Sums of ``each`` neighbours of ``fine``, the last of what is left, into ``part``; how many there are."""
+    count = 0
+    for first in range(0, groups, each):
+        total = fine[first]
+        for k in range(first + 1, min(first + each, groups)):
+            total += fine[k]
+        part[count] = total
+        count += 1
+    return count
+
+
+@nb.njit(nogil=True, cache=True)
+def _errors(w, v, n, width, energies, room, part, held, sums):  # type: ignore[no-untyped-def]
+    """Squared errors of the blocks into ``part``, with ``energies`` their squares of v into ``held``; how many.
+
+    ``sums`` grow by the four sums of `_add`, its last becomes the largest squared difference.
+    """
+    if n % 16 or width % 16:
+        _add(w, v, n, room, sums)
+        size = room.view(np.int64)
+        size[n] = _largest(size, n, np.int64(0))
+        sums[4] = max(sums[4], room[n] * room[n])
+        if energies:
+            _blocks(v, n, width, held)
+        return _blocks(room, n, width, part)
+    if width == 16:
+        if energies:
+            vectors.errors(w, v, n // 16, part, held, sums)  # type: ignore[call-arg]
+        else:
+            vectors.errors(w, v, n // 16, part, None, sums)  # type: ignore[call-arg]
+        return n // 16
+    if energies:
+        vectors.errors(w, v, n // 16, room, room[_CHUNK:], sums)  # type: ignore[call-arg]
+        _join(room[_CHUNK:], n // 16, width // 16, held)
+    else:
+        vectors.errors(w, v, n // 16, room, None, sums)  # type: ignore[call-arg]
+    return _join(room, n // 16, width // 16, part)
+
+
+@nb.njit(nogil=True, cache=True)
 def _spread(bits, count):  # type: ignore[no-untyped-def]
     """How many of the float64 patterns are 0, the smallest of the others less one, and the largest.
 
@@ -210,16 +358,14 @@ def _finish(part, held, count, hid, row, column, width, counts, errors, spots): 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
 def _distance(a, b, rows, columns, high, width, sums, counts, errors, spots):  # type: ignore[no-untyped-def]
-    bits_a, bits_b, d = np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.float64)
-    w, v, size = bits_a.view(np.float32), bits_b.view(np.float32), d.view(np.int64)
+    bits_a, bits_b, room = np.empty(_CHUNK, np.uint32), np.empty(_CHUNK, np.uint32), np.empty(2 * _CHUNK, np.float64)
+    w, v = bits_a.view(np.float32), bits_b.view(np.float32)
     part, held, mine = np.empty(_CHUNK, np.float64), np.empty(_CHUNK, np.float64), np.zeros(5, np.float64)
     across = (columns + width - 1) // width
     error, energy = np.zeros(across, np.float64), np.zeros(across, np.float64)
     hid, edge = np.zeros(across, np.bool_), np.empty(2, np.float64)
-    edge_bits = edge.view(np.uint64)
     take = _CHUNK // width * width if width <= _CHUNK else _CHUNK
     single = high == 1 and width <= _CHUNK
-    top = np.int64(0)
     for r in range(rows):
         c = 0
         while c < columns:
@@ -228,36 +374,21 @@ def _distance(a, b, rows, columns, high, width, sums, counts, errors, spots):  #
             _load(a, r, c, n, columns, bits_a, w)
             _load(b, r, c, n, columns, bits_b, v)
             mine[:] = 0
-            _add(w, v, n, d, mine)
+            count = _errors(w, v, n, width, not single, room, part, held, mine)
             clean = np.isfinite(mine[1]) and np.isfinite(mine[2])
             if not clean:
                 _hide(w, v, n, c, width, hid, counts)
                 mine[:] = 0
-                _add(w, v, n, d, mine)
-            for k in range(4):
-                sums[k] += mine[k]
-            if mine[0] == 0 and single and clean:
-                counts[0] += (n + width - 1) // width
-                counts[1] += (n + width - 1) // width
-                c += n
-                continue
-            top = _largest(size, n, top)
-            block, count = c // width, _blocks(d, n, width, part)
-            if single and clean:
-                zeros, least, most = _spread(part.view(np.uint64), count)
-                edge[0], edge[1] = ROUNDING * mine[2], errors[-1] if errors.size else np.inf
-                if least >= edge_bits[0] and most <= edge_bits[1]:  # none is equal to rounding, none among the worst
-                    counts[0] += count
-                    counts[1] += zeros
-                    c += n
-                    continue
-            _blocks(v, n, width, held)
-            if single:
-                _finish(part, held, count, hid[block:], r, c, width, counts, errors, spots)
-            else:
+                count = _errors(w, v, n, width, not single, room, part, held, mine)
+            _gather(mine, sums)
+            block = c // width
+            if not single:
                 for k in range(count):
                     error[block + k] += part[k]
                     energy[block + k] += held[k]
+            elif not (clean and _settled(part, count, mine, edge, errors, counts)):
+                _blocks(v, n, width, held)
+                _finish(part, held, count, hid[block:], r, c, width, counts, errors, spots)
             c += n
         if (r + 1) % high and r + 1 < rows:
             continue
@@ -266,5 +397,29 @@ def _distance(a, b, rows, columns, high, width, sums, counts, errors, spots):  #
             error[:] = 0
             energy[:] = 0
         hid[:] = False
-    size[0] = top
-    sums[4] = d[0]
+    sums[4] = np.sqrt(sums[4]) if np.isfinite(sums[0]) else sums[0]
+
+
+@nb.njit(nogil=True, cache=True)
+def _gather(mine, sums):  # type: ignore[no-untyped-def]
+    """Add the sums of a chunk to those of all; the last is the largest."""
+    for k in range(4):
+        sums[k] += mine[k]
+    sums[4] = max(sums[4], mine[4])
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _settled(part, count, mine, edge, errors, counts):  # type: ignore[no-untyped-def]
+    """Count the blocks of a clean chunk, unless one may be equal to rounding or among the worst: False then."""
+    if mine[0] == 0:
+        counts[0] += count
+        counts[1] += count
+        return True
+    zeros, least, most = _spread(part.view(np.uint64), count)
+    edge[0], edge[1] = ROUNDING * mine[2], errors[-1] if errors.size else np.inf
+    bits = edge.view(np.uint64)
+    if least < bits[0] or most > bits[1]:
+        return False
+    counts[0] += count
+    counts[1] += zeros
+    return True
