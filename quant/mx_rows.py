@@ -98,16 +98,26 @@ def _first_live(part: Rows, level: int, step: int) -> int | None:
 
 def _is_live(part: Rows, first: int, scales: NDArray[np.uint8], level: int) -> bool:
     """Whether one of these rows, counted from ``first``, has a live block under scale code ``level``."""
-    rows = np.unique(np.flatnonzero(scales == level) // part.blocks)
+    hits = scales == level
+    row = int(hits.argmax()) // part.blocks
+    if not hits[row].any():
+        return False
+    if _any_live(part.packed(first + row, first + row + 1), hits[row : row + 1]):
+        return True  # as good as always
+    rows = np.flatnonzero(hits.any(1))[1:]
     breaks = np.flatnonzero(np.diff(rows) > _GAP) + 1
     most = max(1, _CODES // (16 * part.blocks))
     for run in np.split(rows, breaks) if rows.size else ():
         for begin in range(int(run[0]), int(run[-1]) + 1, most):
             end = min(begin + most, int(run[-1]) + 1)
-            packed = part.packed(first + begin, first + end).reshape(-1, 16)
-            if (packed[scales[begin:end].reshape(-1) == level] & np.uint8(0x77)).any():
+            if _any_live(part.packed(first + begin, first + end), hits[begin:end]):
                 return True
     return False
+
+
+def _any_live(packed: NDArray[np.uint8], hits: NDArray[np.bool_]) -> bool:
+    """Whether one of the marked blocks has a non-zero code."""
+    return bool((packed.reshape(-1, 16)[hits.reshape(-1)] & np.uint8(0x77)).any())
 
 
 def blocks(part: Rows, first: int, last: int, scales: NDArray[np.uint8] | None = None) -> Blocks:

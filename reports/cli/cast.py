@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reports.cli.progress import Progress
 
 _SHOWN = 60  # rows on a terminal
-_JOBS = 2
+_JOBS = 4  # threads at most; each holds some 30 MB
 
 
 class LayoutName(StrEnum):
@@ -77,13 +77,20 @@ def cast(
         file = load(config)
         progress = watch(not (no_progress or file.no_progress))
         with ExitStack() as stack:
-            asked = _Asked(source, target, layout.value, activations, resume, jobs or file.jobs or _JOBS)
+            asked = _Asked(source, target, layout.value, activations, resume, jobs or file.jobs or threads())
             told = asked.carry_out(stack, dry_run, progress)
         colored = {"always": True, "never": False}.get(color or file.color or "auto")
         _print(told, format_ == FormatName.JSON, colored)
         return Exit.CLEAN
 
     raise ending(run)
+
+
+def threads() -> int:
+    """How many tasks are at work at once, unless it was said: one waits for the disk while another computes."""
+    from quant.threads import cores
+
+    return max(2, min(_JOBS, cores()))
 
 
 class _Asked:
