@@ -52,11 +52,16 @@ def distance(a: Operand, b: Operand, block: tuple[int, int], keep: int) -> Dista
         raise NumericError(f"packed codes cannot be cut into blocks of {width} columns")
     side = _side(b)
     _distance(_side(a), side, rows, columns, high, width, sums, counts, errors, spots)
-    blocks_, exact, rounding, incomparable, broken = (int(x) for x in counts)
-    total = ErrorSums(rows * columns - incomparable, *(float(x) for x in sums))
     found = [(float(e), int(at[0]), int(at[1])) for e, at in zip(errors, spots, strict=True) if e > 0]
     listed = tuple(Spot(e, row, column, _step(side, row, column)) for e, row, column in found)
-    return Distance(total, blocks_, exact, rounding, incomparable, broken, listed)
+    return put_together(rows * columns, sums, counts, listed)
+
+
+def put_together(size: int, sums: NDArray[np.float64], counts: NDArray[np.int64], worst: tuple[Spot, ...]) -> Distance:
+    """What the kernels counted of ``size`` elements: five sums, and blocks, exact, rounding, incomparable, broken."""
+    found, exact, rounding, incomparable, broken = (int(x) for x in counts)
+    total = ErrorSums(size - incomparable, *(float(x) for x in sums))
+    return Distance(total, found, exact, rounding, incomparable, broken, worst)
 
 
 def identical(a: Floats, b: Floats) -> bool:
@@ -176,114 +181,6 @@ def _blocks(d, n, width, part):  # type: ignore[no-untyped-def]
         part[count] = squared
         count += 1
     return count
-
-
-@nb.njit(nogil=True, cache=True)
-def _join(fine, groups, each, part):  # type: ignore[no-untyped-def]
-    """Sums of ``each`` neighbours of ``fine``, the last of what is left, into ``part``; how many there are."""
-    count = 0
-    for first in range(0, groups, each):
-        total = fine[first]
-        for k in range(first + 1, min(first + each, groups)):
-            total += fine[k]
-        part[count] = total
-        count += 1
-    return count
-
-
-@nb.njit(nogil=True, cache=True)
-def _errors(w, v, n, width, energies, room, part, held, sums):  # type: ignore[no-untyped-def]
-    """Squared errors of the blocks into ``part``, with ``energies`` their squares of v into ``held``; how many.
-
-    ``sums`` grow by the four sums of `_add`, its last becomes the largest squared difference.
-    """
-    if n % 16 or width % 16:
-        _add(w, v, n, room, sums)
-        size = room.view(np.int64)
-        size[n] = _largest(size, n, np.int64(0))
-        sums[4] = max(sums[4], room[n] * room[n])
-        if energies:
-            _blocks(v, n, width, held)
-        return _blocks(room, n, width, part)
-    if width == 16:
-        if energies:
-            vectors.errors(w, v, n // 16, part, held, sums)  # type: ignore[call-arg]
-        else:
-            vectors.errors(w, v, n // 16, part, None, sums)  # type: ignore[call-arg]
-        return n // 16
-    if energies:
-        vectors.errors(w, v, n // 16, room, room[_CHUNK:], sums)  # type: ignore[call-arg]
-        _join(room[_CHUNK:], n // 16, width // 16, held)
-    else:
-        vectors.errors(w, v, n // 16, room, None, sums)  # type: ignore[call-arg]
-    return _join(room, n // 16, width // 16, part)
-
-
-@nb.njit(nogil=True, cache=True)
-def _spread(bits, count):  # type: ignore[no-untyped-def]
-    """How many of the float64 patterns are 0, the smallest of the others less one, and the largest.
-
-    Patterns of what is not negative order as the numbers do, NaN above all.
-    """
-    zeros, least, most = 0, ~np.uint64(0), np.uint64(0)
-    for k in range(count):
-        zeros += bits[k] == np.uint64(0)
-        least = min(least, bits[k] - np.uint64(1))
-        most = max(most, bits[k])
-    return zeros, least, most
-
-
-@nb.njit(nogil=True, cache=True)
-def _join(fine, groups, each, part):  # type: ignore[no-untyped-def]
-    """Sums of ``each`` neighbours of ``fine``, the last of what is left, into ``part``; how many there are."""
-    count = 0
-    for first in range(0, groups, each):
-        total = fine[first]
-        for k in range(first + 1, min(first + each, groups)):
-            total += fine[k]
-        part[count] = total
-        count += 1
-    return count
-
-
-@nb.njit(nogil=True, cache=True)
-def _errors(w, v, n, width, energies, room, part, held, sums):  # type: ignore[no-untyped-def]
-    """Squared errors of the blocks into ``part``, with ``energies`` their squares of v into ``held``; how many.
-
-    ``sums`` grow by the four sums of `_add`, its last becomes the largest squared difference.
-    """
-    if n % 16 or width % 16:
-        _add(w, v, n, room, sums)
-        size = room.view(np.int64)
-        size[n] = _largest(size, n, np.int64(0))
-        sums[4] = max(sums[4], room[n] * room[n])
-        if energies:
-            _blocks(v, n, width, held)
-        return _blocks(room, n, width, part)
-    if width == 16:
-        if energies:
-            vectors.errors(w, v, n // 16, part, held, sums)  # type: ignore[call-arg]
-        else:
-            vectors.errors(w, v, n // 16, part, None, sums)  # type: ignore[call-arg]
-        return n // 16
-    if energies:
-        vectors.errors(w, v, n // 16, room, room[_CHUNK:], sums)  # type: ignore[call-arg]
-        _join(room[_CHUNK:], n // 16, width // 16, held)
-    else:
-        vectors.errors(w, v, n // 16, room, None, sums)  # type: ignore[call-arg]
-    return _join(room, n // 16, width // 16, part)
-
-
-@nb.njit(nogil=True, cache=True)
-def _spread(part, count):  # type: ignore[no-untyped-def]
-    """How many of the numbers, none negative, are 0, the smallest of the others, and the largest, NaN above all."""
-    bits = part.view(np.uint64)
-    zeros, least, most = 0, ~np.uint64(0), np.uint64(0)
-    for k in range(count):  # patterns order as the numbers do
-        zeros += bits[k] == np.uint64(0)
-        least = min(least, bits[k] - np.uint64(1))
-        most = max(most, bits[k])
-    return zeros, _number(least + np.uint64(1)), _number(most)
 
 
 @nb.njit(nogil=True, cache=True)

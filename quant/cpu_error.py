@@ -96,6 +96,9 @@ def _widen(flat, layout, n, bits, w):  # type: ignore[no-untyped-def]
     if factor != np.float32(1):
         for j in range(n):
             w[j] *= factor
+        for j in range(n):  # float16's infinities and NaN now stand from 2^16 on
+            size = bits[j] & np.uint32(0x7FFFFFFF)
+            bits[j] |= np.uint32(0x7F800000) if size >= np.uint32(0x47800000) else np.uint32(0)
 
 
 @nb.njit(nogil=True, cache=True)

@@ -112,7 +112,7 @@ def decode_across(typing, stored, byte, factors, first, values, at, pitch):  # t
     """
 
     def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer, vector = _pointer(context, builder, signature.args[:1], args[:2])
+        pointer, _ = _pointer(context, builder, signature.args[:1], args[:2])
         words = builder.zext(builder.load(pointer, align=1), ir.VectorType(_INDEX, _WIDE))
         pointer, _ = _pointer(context, builder, signature.args[2:], args[2:])
         factor = builder.load(pointer, align=4)

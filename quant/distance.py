@@ -28,27 +28,37 @@ ROUNDING = 2.0**-44  # squared error over energy: 2^-22 of the values
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """Rows ``rows`` of ``weights``: floats [.., K] of any precision, or codes.  ``gain``: float32 [K] or None."""
+    """Rows ``rows`` of ``weights``: floats [.., K] of any precision, or codes.  ``gain``: float32 [K] or None.
+
+    ``across``: all is transposed: floats [K, N]; codes [K / 2, N] where two share a byte, scales [K / block, N].
+    """
 
     weights: Floats | Quantised
     rows: range
     gain: NDArray[np.float32] | None = None
+    across: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows that take part, and columns."""
-        held = self.weights
+        held, axis = self.weights, 0 if self.across else -1
         if not isinstance(held, Quantised):
-            return len(self.rows), held.shape[-1]
-        return len(self.rows), held.stored.shape[-1] * (2 if held.scheme.packed else 1)
+            return len(self.rows), held.shape[axis]
+        return len(self.rows), held.stored.shape[axis] * (2 if held.scheme.packed else 1)
 
     def values(self) -> NDArray[np.float32]:
         """The rows as float32 [rows, K]."""
         held = self.weights
+        if self.across:
+            held = held.T if not isinstance(held, Quantised) else _turned(held)
         whole = held.weights() if isinstance(held, Quantised) else widen(held)
         rows = whole[self.rows.start : self.rows.stop : self.rows.step]
         with np.errstate(all="ignore"):
             return rows if self.gain is None else rows * self.gain
+
+
+def _turned(held: Quantised) -> Quantised:
+    return replace(held, stored=held.stored.T, scales=held.scales.T)
 
 
 class Spot(NamedTuple):
@@ -100,13 +110,18 @@ def distance(a: Operand, b: Operand, block: tuple[int, int], keep: int = 0, back
     Row and column of a spot count from the operands' first; a block at an edge may be partial.  A block with nothing
     to compare in it is not exact, and none of no error is among the worst.  Both backends agree but for the last bits
     of the sums (relative 1e-12) and the order of blocks whose errors differ by as little.  Raises NumericError when
-    shapes differ, and in the kernel when packed codes are to be cut into blocks whose width is no multiple of 16.
+    shapes differ or only one side lies across, and in the kernel when packed codes are to be cut into blocks whose
+    width is no multiple of 16, and for what `cpu_across` does not take.
     """
     if a.shape != b.shape:
         raise NumericError(f"cannot compare shapes {a.shape} and {b.shape}")
+    if a.across != b.across:
+        raise NumericError("of two weights only one lies across")
     if backend is Backend.CPU:
-        from quant import cpu_distance  # Numba: imported where it is first used
+        from quant import cpu_across, cpu_distance  # Numba: imported where it is first used
 
+        if a.across:
+            return cpu_across.distance(a, b, block, keep)
         return cpu_distance.distance(a, b, block, keep)
     found = _reference(a.values().astype(np.float64), b.values().astype(np.float64), block, keep)
     return replace(found, worst=tuple(spot._replace(step=_step(b, spot)) for spot in found.worst))
@@ -115,7 +130,7 @@ def distance(a: Operand, b: Operand, block: tuple[int, int], keep: int = 0, back
 def _step(b: Operand, spot: Spot) -> float | None:
     if not isinstance(b.weights, Quantised):
         return None
-    held = b.weights
+    held = _turned(b.weights) if b.across else b.weights
     step = blocks.spread(held.steps(), (len(held.stored), b.shape[1]), held.scheme.block)
     return float(step[b.rows[spot.row], spot.column])
 

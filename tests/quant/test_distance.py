@@ -220,3 +220,70 @@ def test_identical():
     w[3, 32] = np.nan
     assert not identical(w, w)
     assert identical(w[:0], w[:0])
+
+
+def turned(kind: str, w: np.ndarray):
+    """``w`` [N, K] as an operand holds it that lies across."""
+    stored = held(kind, w)
+    if not isinstance(stored, Quantised):
+        return np.ascontiguousarray(stored.T)
+    return replace(stored, stored=np.ascontiguousarray(stored.stored.T), scales=np.ascontiguousarray(stored.scales.T))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    kinds=st.tuples(*[st.sampled_from(["bf16", "f16", "f32", "nvfp4", "divide", "mxfp4"])] * 2),
+    rows=st.sampled_from([16, 32, 176]),
+    columns=st.sampled_from([32, 96, 256]),
+    width=st.sampled_from([16, 32]),
+    starts=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    gained=st.booleans(),
+    near=st.booleans(),
+    bad=st.lists(st.sampled_from([np.nan, np.inf, -np.inf]), max_size=2),
+    seed=st.integers(0, 99),
+)
+def test_across_is_the_definition(kinds, rows, columns, width, starts, gained, near, bad, seed):
+    whole = noise(seed, 180, columns)
+    other = whole if near else noise(seed + 1, 180, columns)
+    sides = [turned(kind, w) for kind, w in zip(kinds, (whole, other), strict=True)]
+    for at, value in enumerate(bad):
+        for side in sides[: at + 1]:
+            if not isinstance(side, Quantised) and side.dtype.kind == "f":
+                side[7 * at, 5 + at] = value
+    ranges = [range(first, first + rows) for first in starts]
+    gain = np.linspace(0.5, 2, columns, dtype=np.float32) if gained else None
+    a, b = Operand(sides[0], ranges[0], None, True), Operand(sides[1], ranges[1], gain, True)
+    one, two = distance(a, b, (1, width), 4), distance(a, b, (1, width), 4, Backend.REFERENCE)
+    close(one, two)
+    if not bad:
+        flat = [Operand(held(kind, w), part) for kind, w, part in zip(kinds, (whole, other), ranges, strict=True)]
+        close(one, distance(flat[0], replace(flat[1], gain=gain), (1, width), 4))
+
+
+def test_what_is_not_compared_across():
+    across = Operand(noise(1, 32, 32), range(32), None, True)
+    plain = Operand(noise(1, 32, 32), range(32))
+    with pytest.raises(NumericError, match="only one lies across"):
+        distance(across, plain, (1, 16))
+    for block in ((2, 16), (1, 64), (1, 8)):
+        with pytest.raises(NumericError, match="not compared across"):
+            distance(across, across, block)
+    for rows in (range(15), range(0, 32, 2)):
+        with pytest.raises(NumericError, match="not compared across"):
+            distance(replace(across, rows=rows), replace(across, rows=rows), (1, 16))
+    eight = Operand(turned("mxfp8", noise(1, 32, 32)), range(32), None, True)
+    with pytest.raises(NumericError, match="not packed"):
+        distance(eight, eight, (1, 32))
+
+
+@pytest.mark.parametrize("columns", [256, 257])
+def test_every_byte_of_e4m3(columns):
+    """The kernel decodes them without a table where it can."""
+    codes = np.resize(np.arange(256, dtype=np.uint8), (3, columns))
+    stored = Quantised(FP8_TENSOR, codes, np.full((1, 1), 0.75, np.float32))
+    w = np.nan_to_num(stored.weights())
+    for a, b in ((stored, stored), (w, stored), (stored, w)):
+        close(*(distance(Operand(a, range(3)), Operand(b, range(3)), (1, 16), 4, k) for k in Backend))
+    same = distance(Operand(stored, range(3)), Operand(stored.weights(), range(3)), (1, 16))
+    assert same.sums.squared == same.broken == 0
+    assert same.incomparable == int(np.count_nonzero((codes & 0x7F) == 0x7F))
