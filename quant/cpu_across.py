@@ -10,16 +10,14 @@ import numpy as np
 
 from quant import blocks
 from quant import cpu_vectors as vectors
-from quant.cpu_distance import (
-    _FULL, _HALF, _NO_BYTES, _NO_FLOATS, _NO_INDEX, _PAIRS, _finish, _gather, _hide, _plain, _settled, _Side, put_together,
-)  # fmt: skip
+from quant.cpu_blocks import CHUNK, finish, gather, hide, settled
+from quant.cpu_distance import FULL, HALF, NO_BYTES, NO_FLOATS, NO_INDEX, PAIRS, Side, plain, put_together
 from quant.cpu_error import _widen
 from quant.distance import Distance, Operand, Spot
 from quant.errors import NumericError
 from quant.floats import LAYOUT, Word, flat_words
 from quant.quantised import Quantised
 
-_TILE = 2048  # elements at a time: all of a step stays in the first cache
 WIDEST = 32  # of a block that is compared across
 
 
@@ -44,25 +42,25 @@ def distance(a: Operand, b: Operand, block: tuple[int, int], keep: int) -> Dista
     return put_together(rows * columns, sums, counts, listed)
 
 
-def _step(side: _Side, row: int, column: int) -> float | None:
-    return float(side.step[column // side.width, side.first + row]) if side.kind == _PAIRS else None
+def _step(side: Side, row: int, column: int) -> float | None:
+    return float(side.step[column // side.width, side.first + row]) if side.kind == PAIRS else None
 
 
-def _side(operand: Operand) -> _Side:
+def _side(operand: Operand) -> Side:
     held, first = operand.weights, operand.rows.start
-    gain = _NO_FLOATS if operand.gain is None else np.require(operand.gain, np.float32, ["C", "W"])
+    gain = NO_FLOATS if operand.gain is None else np.require(operand.gain, np.float32, ["C", "W"])
     if not isinstance(held, Quantised):
         word, flat = flat_words(held)
-        kind = _FULL if word is Word.FLOAT32 else _HALF
-        rest = (LAYOUT[word], _NO_BYTES, _NO_INDEX, 1, _NO_FLOATS)
-        return _Side(kind, _plain(flat), first, held.shape[-1], *rest, gain)
+        kind = FULL if word is Word.FLOAT32 else HALF
+        rest = (LAYOUT[word], NO_BYTES, NO_INDEX, 1, NO_FLOATS)
+        return Side(kind, plain(flat), first, held.shape[-1], *rest, gain)
     block, step = held.scheme.block, held.steps()
     if not held.scheme.packed or len(block) != 1 or block[0] % 2 or not block[0]:
         raise NumericError("codes that are not packed are not compared across")
     blocks.require_fit(step.T.shape, (held.stored.shape[1], 2 * len(held.stored)), block)
     table = np.require(step, requirements=["C", "W"])
-    rest = (LAYOUT[Word.FLOAT32], table, _NO_INDEX, block[0], _NO_FLOATS)
-    return _Side(_PAIRS, _plain(held.stored), first, held.stored.shape[1], *rest, gain)
+    rest = (LAYOUT[Word.FLOAT32], table, NO_INDEX, block[0], NO_FLOATS)
+    return Side(PAIRS, plain(held.stored), first, held.stored.shape[1], *rest, gain)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -93,10 +91,10 @@ def _errors(w, v, high, n, part, held, sums):  # type: ignore[no-untyped-def]
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
 def _distance(a, b, lines, across, high, sums, counts, errors, spots):  # type: ignore[no-untyped-def]
-    bits_a, bits_b = np.empty(_TILE, np.uint32), np.empty(_TILE, np.uint32)
+    bits_a, bits_b = np.empty(CHUNK, np.uint32), np.empty(CHUNK, np.uint32)
     w, v = bits_a.view(np.float32), bits_b.view(np.float32)
-    part, held, mine = np.empty(_TILE, np.float64), np.empty(_TILE, np.float64), np.zeros(5, np.float64)
-    take, edge = _TILE // high, np.empty(2, np.float64)
+    part, held, mine = np.empty(CHUNK, np.float64), np.empty(CHUNK, np.float64), np.zeros(5, np.float64)
+    take, edge = CHUNK // high, np.empty(2, np.float64)
     hid = np.zeros(take, np.bool_)
     for top in range(0, lines, high):
         for c in range(0, across, take):
@@ -109,12 +107,12 @@ def _distance(a, b, lines, across, high, sums, counts, errors, spots):  # type: 
             if not clean:
                 hid[:] = False
                 for i in range(0, high * n, n):
-                    _hide(w[i:], v[i:], n, 0, 1, hid, counts)
+                    hide(w[i:], v[i:], n, 0, 1, hid, counts)
                 mine[:] = 0
                 _errors(w, v, high, n, part, held, mine)
-            _gather(mine, sums)
-            if clean and _settled(part, n, mine, edge, errors, counts):
+            gather(mine, sums)
+            if clean and settled(part, n, mine, edge, errors, counts):
                 continue
-            _finish(part, held, n, hid, top, c, 1, counts, errors, spots)
+            finish(part, held, n, hid, top, c, 1, counts, errors, spots)
             hid[:] = False
     sums[4] = np.sqrt(sums[4]) if np.isfinite(sums[0]) else sums[0]

@@ -139,7 +139,7 @@ class _Sums:
         self.builder = builder
         self.vector = ir.VectorType(ir.DoubleType(), _WIDE)
         zero = ir.Constant(self.vector, [0.0] * _WIDE)
-        self.lanes = [cgutils.alloca_once_value(builder, zero) for _ in range(5)]
+        self.lanes = [cgutils.alloca_once_value(builder, zero) for _ in range(5)]  # type: ignore[no-untyped-call]
 
     def add(self, w: Any, v: Any) -> tuple[Any, Any]:
         """Sixteen float32 of each side; the squares of their differences and those of ``v``."""
@@ -170,8 +170,9 @@ class _Sums:
 def errors(typing, w, v, groups, part, held, sums):  # type: ignore[no-untyped-def]
     """``groups`` times sixteen float32 of two sides: sums of each sixteen's squared differences into ``part``.
 
-    And those of the squares of v into ``held``, unless that is None.  ``sums``, float64 [5], grow by the squared differences, squares of w and of v, and products; the last becomes the
-    largest squared difference.  A NaN shows in the sums, not in the largest.  Nothing is checked.
+    Those of the squares of v go into ``held``, unless that is None.  ``sums``, float64 [5], grow by the squared
+    differences, squares of w and of v, and products; the last becomes the largest squared difference.  A NaN shows in
+    the sums, not in the largest.  Nothing is checked.
     """
 
     def code(context, builder, signature, args):  # type: ignore[no-untyped-def]

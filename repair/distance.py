@@ -17,14 +17,17 @@ from functools import reduce
 from itertools import groupby, islice
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quant.distance import Distance, Operand, distance, identical
 from quant.errors import CheckpointError, NumericError, RepairError
 from quant.metrics import ErrorSums
 from quant.quantised import Quantised
 from repair.distance_pairs import Pair, Pairing, Unmatched, pair_up
-from repair.distance_read import Piece, operands, piece_bytes, pieces
+from repair.distance_read import Piece, operands, piece_bytes, pieces, weights
 from repair.distance_result import At, Comparison, TensorDistance, located, worst_blocks
-from repair.restore_pieces import Files
+from repair.restore_pieces import Buffered
 
 MEMORY = 96 << 20  # bytes of weights that all threads hold at once
 _OPEN = 8  # files of each side that a thread keeps open
@@ -108,7 +111,8 @@ class _Work:
         self._keep = keep
         self._local = threading.local()
         self._memory = _Memory(MEMORY)
-        self._files: list[Files] = []
+        self._files: list[Buffered] = []
+        self._rooms: list[NDArray[np.uint8]] = []
         self.unmatched: list[Unmatched] = []
         self.unread: list[Unmatched] = []
 
@@ -129,7 +133,7 @@ class _Work:
                 parts = []
                 for _, piece, future in group:
                     parts.append((piece, future))
-                    done += _bytes(pair) * len(piece.rows) // max(1, _units(pair))
+                    done += _bytes(pair) * weights(pair, piece) // max(1, _units(pair))
                     if progress:
                         future.exception()
                         progress(done, total)
@@ -187,17 +191,22 @@ class _Work:
             worst=worst_blocks(pair, (at for r in results for at in r.worst), self._keep),
         )
 
-    def _readers(self) -> tuple[Files, Files]:
+    def _readers(self) -> tuple[Buffered, Buffered]:
         """This thread's own files: one thread may close what another reads."""
-        both: tuple[Files, Files] | None = getattr(self._local, "both", None)
+        both: tuple[Buffered, Buffered] | None = getattr(self._local, "both", None)
         if both is None:
-            both = self._local.both = Files(self._found.a, _OPEN), Files(self._found.b, _OPEN)
+            a, b = (Buffered(side, _OPEN, self._rooms) for side in (self._found.a, self._found.b))
+            both = self._local.both = a, b
             self._files += both
         return both
 
     def _measure(self, pair: Pair, piece: Piece, whole: bool = False) -> _Result:
         with self._memory.taken(piece_bytes(pair, piece)):
-            return self._measured(pair, piece, whole)
+            try:
+                return self._measured(pair, piece, whole)
+            finally:
+                for files in self._readers():
+                    files.again()
 
     def _measured(self, pair: Pair, piece: Piece, whole: bool) -> _Result:
         a, b = operands(pair, piece, *self._readers())
@@ -216,8 +225,8 @@ def _same(a: Operand, b: Operand) -> bool:
 
 
 def _units(pair: Pair) -> int:
-    """What the pieces of a pair add up to: elements of a flat one, rows of all experts otherwise."""
-    return pair.shape.experts * pair.shape.rows * (pair.shape.columns if pair.flat else 1)
+    """What the pieces of a pair add up to: its weights."""
+    return pair.shape.experts * pair.shape.rows * pair.shape.columns
 
 
 def _bytes(pair: Pair) -> int:

@@ -14,6 +14,9 @@ from auditor.layer import QuantizedLayer
 from auditor.tensorref import TensorRef
 from quant.distance import Operand
 from quant.floats import widen
+from repair.distance_across import beside, laid, whole_lines
+from repair.distance_across import codes as lying_codes
+from repair.distance_across import floats as lying_floats
 from repair.distance_pairs import Pair
 from repair.names_matrix import Region
 from repair.restore_pieces import Reader, read_array
@@ -21,17 +24,21 @@ from repair.source_codes import Grid, Lines, grid, native, read_lines, step_rows
 
 PIECE = 1 << 21  # weights of a piece
 WIDE = 1 << 25  # bytes of a piece where a tensor lies across
+_BLOCK = 32  # columns of a piece that is cut across are a multiple of this
+_SIDE = 16  # and rows, where they are many, of this
 
 
 class Piece(NamedTuple):
     """Part of a pair: rows ``rows`` of an expert of B, or elements ``rows`` of a flat pair.
 
-    ``region``: the number of the only region they come from; None where they come from several.
+    ``region``: the number of the only region they come from; None where they come from several.  ``columns``: those
+    of the piece, where both sides lie across and are compared as they lie; None for all.
     """
 
     expert: int
     rows: range
     region: int | None = 0
+    columns: range | None = None
 
 
 def pieces(pair: Pair) -> Iterator[Piece]:
@@ -42,6 +49,9 @@ def pieces(pair: Pair) -> Iterator[Piece]:
         wide = pair.block[1]
         step = PIECE // wide * wide or PIECE
         yield from (Piece(0, range(first, min(first + step, size))) for first in range(0, size, step))
+        return
+    if whole_lines(pair):
+        yield from _line_pieces(pair)
         return
     take = _take(pair) // high * high or high
     for number, region in enumerate(pair.regions):
@@ -54,6 +64,23 @@ def pieces(pair: Pair) -> Iterator[Piece]:
             yield Piece(expert, range(first, min(first + take, shape.rows)), None)
 
 
+def _line_pieces(pair: Pair) -> Iterator[Piece]:
+    """Ranges of columns, of all rows of a region: lines of tensors that lie across."""
+    columns = pair.shape.columns
+    for number, region in enumerate(pair.regions):
+        take = max(PIECE // len(region.into) // _BLOCK, 1) * _BLOCK
+        for first in range(0, columns, take):
+            part = range(first, min(first + take, columns))
+            yield Piece(region.expert, region.into, number, part)
+
+
+def weights(pair: Pair, piece: Piece) -> int:
+    """How many there are in a piece."""
+    if pair.flat:
+        return len(piece.rows)
+    return len(piece.rows) * (len(piece.columns) if piece.columns else pair.shape.columns)
+
+
 def _whole_blocks(into: range, high: int, rows: int) -> bool:
     """Whether rows hold whole blocks of a height only."""
     return into.step == 1 and into.start % high == 0 and (into.stop % high == 0 or into.stop == rows)
@@ -62,7 +89,11 @@ def _whole_blocks(into: range, high: int, rows: int) -> bool:
 def _take(pair: Pair) -> int:
     """Rows of a piece: about PIECE weights, more where a side lies across and its reads would be small."""
     usual = max(PIECE // max(pair.shape.columns, 1), 1)
-    return max(usual, WIDE // row_bytes(pair)) if _lies_across(pair) else usual
+    if not _lies_across(pair):
+        return usual
+    most = max(usual, WIDE // row_bytes(pair))
+    even = -(-pair.shape.rows // -(-pair.shape.rows // most))
+    return -(-even // _SIDE) * _SIDE
 
 
 def _lies_across(pair: Pair) -> bool:
@@ -84,6 +115,8 @@ def piece_bytes(pair: Pair, piece: Piece) -> int:
     """Memory that a piece takes while it is compared, about."""
     if pair.flat:
         return len(piece.rows) * (pair.ref.itemsize + pair.regions[0].matrix.ref.itemsize)
+    if piece.columns:
+        return weights(pair, piece) * row_bytes(pair) // pair.shape.columns
     return len(piece.rows) * (row_bytes(pair) if piece.region is not None else row_bytes(pair) + 4 * pair.shape.columns)
 
 
@@ -92,6 +125,8 @@ def operands(pair: Pair, piece: Piece, a: Reader, b: Reader) -> tuple[Operand, O
     if pair.flat:
         matrix = pair.regions[0].matrix
         return _stretch(matrix.ref, a, piece.rows), _stretch(pair.ref, b, piece.rows)
+    if piece.region is not None and (piece.columns or beside(pair)):
+        return _across(pair, piece, pair.regions[piece.region], a, b)
     mine = _rows(pair.ref, pair.layer, pair.shape, pair.transposed, piece.expert, piece.rows, b)
     if piece.region is not None:
         region = pair.regions[piece.region]
@@ -107,6 +142,20 @@ def operands(pair: Pair, piece: Piece, a: Reader, b: Reader) -> tuple[Operand, O
     return Operand(dense, range(len(dense))), mine
 
 
+def _across(pair: Pair, piece: Piece, region: Region, a: Reader, b: Reader) -> tuple[Operand, Operand]:
+    """Both sides of a piece as they lie, [K, N]."""
+    assert pair.layer is not None  # else there are no blocks of sixteen
+    columns, rows = piece.columns or range(pair.shape.columns), _within(region, piece.rows)
+    layer = region.matrix.layer
+    if layer is None:
+        theirs = lying_floats(region, _source_grid(region), rows, columns, a)
+    else:
+        theirs = lying_codes(layer, region.slab, rows, columns, gain(layer, a), a)
+    if piece.columns:
+        return theirs, lying_codes(pair.layer, piece.expert, piece.rows, columns, gain(pair.layer, b), b)
+    return theirs, laid(_rows(pair.ref, pair.layer, pair.shape, pair.transposed, piece.expert, piece.rows, b))
+
+
 def _within(region: Region, rows: range) -> range:
     """The source's rows of these of B's."""
     low = (rows.start - region.into.start) // region.into.step
@@ -115,12 +164,14 @@ def _within(region: Region, rows: range) -> range:
 
 def _source_rows(region: Region, rows: range, reader: Reader) -> Operand:
     matrix = region.matrix
-    if matrix.layer is not None:
-        shape = grid(matrix.layer)
-    else:
-        sides = matrix.shape[-2:]
-        shape = Grid(1, *(sides[::-1] if region.transposed else sides))
-    return _rows(matrix.ref, matrix.layer, shape, region.transposed, region.slab, rows, reader)
+    return _rows(matrix.ref, matrix.layer, _source_grid(region), region.transposed, region.slab, rows, reader)
+
+
+def _source_grid(region: Region) -> Grid:
+    if region.matrix.layer is not None:
+        return grid(region.matrix.layer)
+    sides = region.matrix.shape[-2:]
+    return Grid(1, *(sides[::-1] if region.transposed else sides))
 
 
 def _rows(

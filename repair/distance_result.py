@@ -90,11 +90,21 @@ class Comparison:
     bytes_compared: int = 0
 
     @cached_property
+    def chosen(self) -> tuple[TensorDistance, ...]:
+        """Tensors that are quantised on a side; all that differ where none is."""
+        chosen = [t for t in self.tensors if t.quantised]
+        return tuple(chosen or [t for t in self.tensors if t.sums.squared != 0])
+
+    @cached_property
+    def broken(self) -> int:
+        """How many of them are not finite on one side only: `total` is over the others, unless none is left."""
+        return sum(t.found.broken > 0 for t in self.chosen)
+
+    @cached_property
     def total(self) -> Distance:
-        """Over the tensors that are quantised on a side; over all that differ where none is."""
-        chosen = [t.found for t in self.tensors if t.quantised]
-        chosen = chosen or [t.found for t in self.tensors if t.sums.squared != 0]
-        return reduce(lambda a, b: a + b, chosen, Distance())
+        """Over the chosen tensors whose sums are numbers; over all of them where there are no such tensors."""
+        finite = [t.found for t in self.chosen if not t.found.broken]
+        return reduce(lambda a, b: a + b, finite or [t.found for t in self.chosen], Distance())
 
     def worst(self, count: int) -> tuple[WorstBlock, ...]:
         """The blocks of the largest squared error, the largest first; on a tie in the order of the tensors."""
@@ -116,7 +126,8 @@ def located(pair: Pair, piece: Piece, spot: Spot) -> At:
     """A spot of a piece as a block of the pair."""
     if pair.flat:
         return At(spot.error, 0, *divmod(piece.rows.start + spot.column, pair.shape.columns), spot.step)
-    return At(spot.error, piece.expert, piece.rows[spot.row], spot.column, spot.step)
+    left = piece.columns.start if piece.columns else 0
+    return At(spot.error, piece.expert, piece.rows[spot.row], left + spot.column, spot.step)
 
 
 def worst_blocks(pair: Pair, spots: Iterable[At], keep: int) -> tuple[WorstBlock, ...]:

@@ -20,7 +20,7 @@ from quant.errors import RepairError
 from quant.floats import Word, narrow_bf16, widen
 from quant.quantised import Quantised
 from quant.scheme import Scheme
-from repair.restore_pieces import Piece, Reader, read_array
+from repair.restore_pieces import Buffered, Piece, Reader, read_array
 
 WORDS = {"F32": Word.FLOAT32, "F16": Word.FLOAT16, "BF16": Word.BFLOAT16}
 _NUMPY: dict[str, np.dtype[Any]] = {
@@ -124,19 +124,27 @@ def read_lines(reader: Reader, lines: Lines, expert: int, first: int, last: int)
     if not lines.across:
         raw = read_array(reader, lines.ref, (base + first * lines.width) * item, (last - first) * lines.width * item)
         return raw.reshape(last - first, lines.width * item)
-    if (first, last) == (0, lines.rows):
-        whole = read_array(reader, lines.ref, base * item, lines.rows * lines.width * item)
-        table = whole.reshape(lines.width, lines.rows, item)
-    else:
-        table = np.empty((lines.width, last - first, item), np.uint8)
-        for line in range(lines.width):
-            at = (base + line * lines.rows + first) * item
-            table[line] = read_array(reader, lines.ref, at, (last - first) * item).reshape(-1, item)
-    return _turned(table).reshape(last - first, lines.width * item)
+    table = read_table(reader, lines, expert, range(first, last), range(lines.width))
+    return turned(table).reshape(last - first, lines.width * item)
 
 
-def _turned(table: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Bytes [width, rows, item] as [rows, width, item]."""
+def read_table(reader: Reader, lines: Lines, expert: int, rows: range, columns: range) -> NDArray[np.uint8]:
+    """Bytes of rows and columns of an expert that lies across, as they lie: uint8 [columns, rows, item size]."""
+    item, high = lines.ref.itemsize, len(rows)
+    at = (expert * lines.rows * lines.width + columns.start * lines.rows + rows.start) * item
+    if high == lines.rows:
+        return read_array(reader, lines.ref, at, len(columns) * high * item).reshape(len(columns), high, item)
+    if isinstance(reader, Buffered):
+        raw = reader.table(lines.ref, at, lines.rows * item, high * item, len(columns))
+        return raw.reshape(len(columns), high, item)
+    table = np.empty((len(columns), high, item), np.uint8)
+    for line in range(len(columns)):
+        table[line] = read_array(reader, lines.ref, at + line * lines.rows * item, high * item).reshape(-1, item)
+    return table
+
+
+def turned(table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Bytes [width, rows, item] as [rows, width, item], contiguous."""
     width, rows, item = table.shape
     if item > 2 or table.size < _TURNED:
         return np.ascontiguousarray(table.transpose(1, 0, 2))

@@ -61,7 +61,7 @@ def document(ranking: Ranking) -> dict[str, Json]:
 
 
 def summary(ranking: Ranking) -> dict[str, Json]:
-    """Sums over the quantised tensors, counts over all."""
+    """Sums over the quantised tensors that are finite, counts over all."""
     done, total = ranking.comparison, ranking.comparison.total
     return {
         "compared": len(done.tensors),
@@ -83,6 +83,7 @@ def summary(ranking: Ranking) -> dict[str, Json]:
         "unread": len(done.unread),
         "ignored": dict(sorted(done.ignored.items())),
         "bytes_compared": done.bytes_compared,
+        "broken_tensors": done.broken,
     }
 
 

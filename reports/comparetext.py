@@ -169,10 +169,21 @@ def totals(ranking: Ranking) -> list[str]:
             f"{number(total.exact)} of {plural(total.blocks, 'block')} exact"
             + (f", {number(total.rounding)} but for rounding" if total.rounding else "")
         )
+        if done.broken:
+            lines.append(_without(done.broken, len(done.chosen)))
     if floats:
         exact = sum(t.sums.squared == 0 and not t.found.incomparable for t in floats)
         lines.append(f"{plural(len(floats), 'tensor')} float on both sides: {number(exact)} exact")
     return lines
+
+
+def _without(broken: int, of: int) -> str:
+    """What the sums above this line leave out."""
+    if broken == of:
+        which = "the only tensor is" if of == 1 else f"all {number(of)} tensors are"
+        return f"{which} not finite on one side: no sum is a number"
+    left = f"over {plural(of - broken, 'finite tensor')}"
+    return f"{left}; {plural(broken, 'tensor')} not finite on one side {'is' if broken == 1 else 'are'} in no sum"
 
 
 def formats(ranking: Ranking) -> list[str]:
