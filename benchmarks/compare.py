@@ -1,13 +1,15 @@
 """`audit compare` end to end against the same comparison in torch, on one core in one run.
 
-    python -m benchmarks.compare [--megabytes 256] [--repeat 3] [--folder /dev/shm]
+    python -m benchmarks.compare [--megabytes 256] [--repeat 3] [--big 2] [--folder /dev/shm]
 
 Checkpoints are written to ``--folder``, read once to warm the cache, and compared by one thread: headers, pairing,
 reading, dequantising, sums, exact blocks and the worst blocks.  torch does what a script of a few lines does: load
 both tensors, dequantise to float32, mean squared error, SQNR, cosine, largest error and exact blocks, one thread.
 
-Rates are bytes of the unquantised bf16 side over processor time; where both sides are quantised, stored bytes of
-both.  Memory is the peak of a process of its own, whose first figure is what the imports alone take.
+Two rates over processor time (of the best of the repeats): ``source``, two bytes for each weight, which is what the
+weights take unquantised, whatever the two sides are; ``read``, the bytes of both sides' files.  Memory is the peak of a
+process of its own, whose first figure is what the imports alone take, at the size of the rates and for ``--big``
+gigabytes of bf16.
 """
 
 from __future__ import annotations
@@ -166,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=256, help="of the bf16 side")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--big", type=float, default=0, help="gigabytes of bf16 for a second look at memory; 0: none")
     parser.add_argument("--folder", default="/dev/shm" if os.path.isdir("/dev/shm") else None)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -180,18 +183,14 @@ def main() -> None:
         for a, b in (
             ("bf16", "nvfp4"), ("bf16", "mxfp4"), ("bf16", "fp8"), ("bf16", "bf16"), ("nvfp4", "bf16"),
             ("mxfp4", "nvfp4"), ("nvfp4", "ct-nvfp4"), ("nvfp4", "nvfp4"),
-            ("3d bf16", "3d nvfp4"), ("3d mxfp4", "3d nvfp4"),
+            ("3d bf16", "3d nvfp4"), ("3d mxfp4", "3d nvfp4"), ("3d bf16", "3d mxfp4"),
         ):  # fmt: skip
             show(a, b, paths, options.repeat, count)
         print("memory, MB: imports alone, then a comparison")
-        for a, b, jobs in (
-            ("bf16", "nvfp4", 1),
-            ("bf16", "fp8", 8),
-            ("3d bf16", "3d nvfp4", 1),
-            ("3d bf16", "3d nvfp4", 8),
-        ):
-            base, top = peak(paths[a], paths[b], jobs)
-            print(f"  {a} -> {b}, {jobs} threads: {base}, {top}")
+        peaks(paths)
+        if options.big:
+            kept = {k: paths[k] for k in ("bf16", "nvfp4", "fp8", "3d bf16", "3d nvfp4", "3d mxfp4")}
+            peaks(enlarged(root, kept, -(-int(options.big * 1000) // options.megabytes)))
     finally:
         shutil.rmtree(root)
 
@@ -199,15 +198,39 @@ def main() -> None:
 def show(a: str, b: str, paths: dict[str, str], repeat: int, count: int) -> None:
     found = compare_checkpoints(paths[a], paths[b], jobs=1)
     spent = cpu_time(lambda: compare_checkpoints(paths[a], paths[b], jobs=1), repeat)
-    floats = [paths[k] for k in (a, b) if "bf16" in k]
-    size, of = (stored(floats[0]), "bf16") if floats else (stored(paths[a], paths[b]), "stored bytes of both")
-    line = f"{a:8} -> {b:9} {spent:6.2f} s  {size / spent / 1e9:5.2f} GB/s of {of}"
+    source, read = 2 * sum(t.experts * t.rows * t.columns for t in found.tensors), stored(paths[a], paths[b])
+    line = (
+        f"{a:8} -> {b:9} {spent:6.3f} s  source {source / spent / 1e9:5.2f} GB/s, read {read / spent / 1e9:5.2f} GB/s"
+    )
     if a == "bf16" and b in ("nvfp4", "mxfp4", "fp8"):
         mse, _ = in_torch(paths[a], paths[b], b, count)
         assert abs(mse / found.total.sums.mse - 1) < 1e-9
         theirs = cpu_time(lambda: in_torch(paths[a], paths[b], b, count), 2)
         line += f"; torch {theirs:.2f} s: {theirs / spent:.1f} times as long, the same error"
     print(line, flush=True)
+
+
+def peaks(paths: dict[str, str]) -> None:
+    for a, b, jobs in (("bf16", "nvfp4", 1), ("bf16", "fp8", 8), ("3d bf16", "3d nvfp4", 1), ("3d bf16", "3d nvfp4", 8),
+                       ("3d mxfp4", "3d nvfp4", 8), ("3d bf16", "3d mxfp4", 8)):  # fmt: skip
+        base, top = peak(paths[a], paths[b], jobs)
+        size = stored(paths[a], paths[b]) / 1e9
+        print(f"  {a} -> {b}, {size:.2f} GB of both, {jobs} threads: {base}, {top}", flush=True)
+
+
+def enlarged(root: Path, paths: dict[str, str], times: int) -> dict[str, str]:
+    """Each checkpoint ``times`` over: links to its files would be one file, so layers are renamed copies."""
+    made = {}
+    for kind, path in paths.items():
+        into = root / f"{kind} big"
+        into.mkdir()
+        for at in range(times):
+            for file in Path(path).glob("*.safetensors"):
+                held = file.read_bytes()
+                (into / f"{at:03}-{file.name}").write_bytes(held.replace(b"model.layers.", b"model.l%05d." % at, 1000))
+        shutil.copy(Path(path) / "config.json", into)
+        made[kind] = str(into)
+    return made
 
 
 if __name__ == "__main__":

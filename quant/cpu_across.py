@@ -10,7 +10,7 @@ import numpy as np
 
 from quant import blocks
 from quant import cpu_vectors as vectors
-from quant.cpu_blocks import CHUNK, finish, gather, hide, settled
+from quant.cpu_blocks import finish, gather, hide, settled
 from quant.cpu_distance import FULL, HALF, NO_BYTES, NO_FLOATS, NO_INDEX, PAIRS, Side, plain, put_together
 from quant.cpu_error import _widen
 from quant.distance import Distance, Operand, Spot
@@ -18,6 +18,7 @@ from quant.errors import NumericError
 from quant.floats import LAYOUT, Word, flat_words
 from quant.quantised import Quantised
 
+_TILE = 8192  # elements at a time: lines of 512, long enough to be fetched ahead
 WIDEST = 32  # of a block that is compared across
 
 
@@ -91,10 +92,10 @@ def _errors(w, v, high, n, part, held, sums):  # type: ignore[no-untyped-def]
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
 def _distance(a, b, lines, across, high, sums, counts, errors, spots):  # type: ignore[no-untyped-def]
-    bits_a, bits_b = np.empty(CHUNK, np.uint32), np.empty(CHUNK, np.uint32)
+    bits_a, bits_b = np.empty(_TILE, np.uint32), np.empty(_TILE, np.uint32)
     w, v = bits_a.view(np.float32), bits_b.view(np.float32)
-    part, held, mine = np.empty(CHUNK, np.float64), np.empty(CHUNK, np.float64), np.zeros(5, np.float64)
-    take, edge = CHUNK // high, np.empty(2, np.float64)
+    part, held, mine = np.empty(_TILE, np.float64), np.empty(_TILE, np.float64), np.zeros(5, np.float64)
+    take, edge = _TILE // high, np.empty(2, np.float64)
     hid = np.zeros(take, np.bool_)
     for top in range(0, lines, high):
         for c in range(0, across, take):

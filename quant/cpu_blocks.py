@@ -115,15 +115,19 @@ def _spread(bits, count):  # type: ignore[no-untyped-def]
 @nb.njit(nogil=True, cache=True, error_model="numpy")
 def finish(part, held, count, hid, row, column, width, counts, errors, spots):  # type: ignore[no-untyped-def]
     """Count ``count`` whole blocks of errors ``part`` and energies ``held``; keep those that are among the worst."""
-    counts[0] += count
+    exact, near, over = 0, 0, False
+    least = errors[-1] if errors.size else np.inf
     for k in range(count):
-        if part[k] == 0:
-            counts[1] += not hid[k]
-            continue
-        if part[k] <= ROUNDING * held[k]:
-            counts[2] += not hid[k]
+        shown = not hid[k]
+        exact += shown & (part[k] == 0)
+        near += shown & (part[k] != 0) & (part[k] <= ROUNDING * held[k])
+        over |= not part[k] <= least
+    counts[0] += count
+    counts[1] += exact
+    counts[2] += near
+    for k in range(count if over and errors.size else 0):
         error = part[k] if np.isfinite(part[k]) else np.inf
-        if errors.size and error > errors[-1]:
+        if error > errors[-1]:
             _keep(error, row, column + k * width, errors, spots)
 
 

@@ -92,7 +92,7 @@ def _take(pair: Pair) -> int:
     if not _lies_across(pair):
         return usual
     most = max(usual, WIDE // row_bytes(pair))
-    even = -(-pair.shape.rows // -(-pair.shape.rows // most))
+    even = -(-pair.shape.rows // max(round(pair.shape.rows / most), 1))
     return -(-even // _SIDE) * _SIDE
 
 

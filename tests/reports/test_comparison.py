@@ -193,3 +193,18 @@ def test_every_format_says_the_same_number_of_rows():
     assert len(str(comparefiles.content("csv", ranking)).splitlines()) == 3
     with pytest.raises(ValueError, match="unknown"):
         comparefiles.content("sarif", ranking)
+
+
+def test_a_total_over_the_finite_tensors():
+    """One NaN does not hide what the others are."""
+    found = Comparison("one", "two", (*ROWS, BROKEN), (), ())
+    assert found.total == Comparison("one", "two", ROWS, (), ()).total
+    shown = "\n".join(lines(Ranking(found)))
+    assert "256 quantised weights: SQNR 15.57 dB" in shown
+    assert "over 4 finite tensors; 1 tensor not finite on one side is in no sum" in shown
+    summary = json.loads(comparefiles.content("json", Ranking(found)))["summary"]
+    assert (summary["count"], summary["broken_tensors"], summary["broken"]) == (256, 1, 16)
+    alone = Comparison("one", "two", (BROKEN,), (), ())
+    assert math.isnan(alone.total.sums.mse)
+    assert "the only tensor is not finite on one side: no sum is a number" in "\n".join(lines(Ranking(alone)))
+    assert "not finite" not in "\n".join(lines(Ranking(FOUND)))
