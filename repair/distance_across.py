@@ -21,6 +21,7 @@ from repair.source_codes import Grid, Lines, code_lines, global_of, native, read
 
 _WIDTHS = (16, 32)  # of blocks that are compared across
 _SIDE = 16  # rows that are compared side by side
+_TALLEST = 1 << 17  # rows of which a block each is read at once
 
 
 def layer_across(layer: QuantizedLayer | None) -> bool:
@@ -31,7 +32,7 @@ def layer_across(layer: QuantizedLayer | None) -> bool:
 def whole_lines(pair: Pair) -> bool:
     """Whether both sides lie across, and all can be compared as it lies."""
     regions = pair.regions
-    mine = _fits(pair) and pair.layer is not None and _packed(pair.layer)
+    mine = _fits(pair) and pair.layer is not None and _packed(pair.layer) and pair.shape.rows <= _TALLEST
     return mine and all(_lies_across(region) for region in regions)
 
 

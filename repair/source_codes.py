@@ -151,8 +151,8 @@ def turned(table: NDArray[np.uint8]) -> NDArray[np.uint8]:
     from quant.cpu_transpose import transposed  # Numba: imported where it is first used
 
     if item == 1:
-        return transposed(table.reshape(width, rows))
-    return transposed(table.view(np.uint16).reshape(width, rows)).view(np.uint8)
+        return transposed(table.reshape(width, rows)).reshape(rows, width, 1)
+    return transposed(table.view(np.uint16).reshape(width, rows)).view(np.uint8).reshape(rows, width, item)
 
 
 def write_lines(lines: Lines, expert: int, first: int, rows: NDArray[np.uint8]) -> Iterator[Piece]:
