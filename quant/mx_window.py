@@ -43,7 +43,8 @@ def new_scales(scales: NDArray[np.uint8], m: int) -> NDArray[np.uint8]:
     A block outside the window gets 1.0: right when all its codes are zero.
     """
     codes = np.frombuffer(scales.tobytes().translate(_codes(m)), np.uint8)
-    doubled = codes.astype(np.uint16) * np.uint16(0x0101)
+    doubled = codes.astype(np.uint16)
+    doubled *= np.uint16(0x0101)
     return doubled.view(np.uint8).reshape(*scales.shape[:-1], 2 * scales.shape[-1])
 
 

@@ -60,6 +60,16 @@ class Handle:
                 raw += more
             return raw
 
+    def read_into(self, offset: int, memory: memoryview) -> None:
+        """As `read`, into ``memory`` (uint8, contiguous) from its beginning to its end."""
+        done = 0
+        with naming(self.name, f"reading at offset {offset}"):
+            while done < len(memory):
+                taken = self.fs.pread_into(self._fd, memory[done:], offset + done)
+                if taken <= 0:
+                    raise RepairError(f"{self.name}: ends at offset {offset + done} while it was read")
+                done += taken
+
     def write(self, offset: int, content: bytes | memoryview) -> None:
         """All of ``content``, in as many calls as it takes."""
         done, whole = 0, memoryview(content) if len(content) > _SLICE else content
@@ -97,3 +107,13 @@ def naming(name: str, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RepairError(f"{name}: {doing}: {error.strerror or error}") from error
+
+
+@contextmanager
+def closed_on_error(file: Handle) -> Iterator[None]:
+    """Close the file when the block raises, and only then."""
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise

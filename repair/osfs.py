@@ -77,6 +77,9 @@ class Fs(Protocol):
     def pread(self, fd: int, length: int, offset: int) -> bytes:
         """Up to ``length`` bytes from ``offset``."""
 
+    def pread_into(self, fd: int, memory: memoryview, offset: int) -> int:
+        """The same into ``memory``; how many."""
+
     def pwrite(self, fd: int, content: bytes | memoryview, offset: int) -> int:
         """Write at ``offset``; the number of bytes taken."""
 
@@ -177,6 +180,10 @@ class RealFs:
     def pread(self, fd: int, length: int, offset: int) -> bytes:
         """As `Fs.pread`."""
         return os.pread(fd, length, offset)
+
+    def pread_into(self, fd: int, memory: memoryview, offset: int) -> int:
+        """As `Fs.pread_into`."""
+        return os.preadv(fd, [memory], offset)
 
     def pwrite(self, fd: int, content: bytes | memoryview, offset: int) -> int:
         """As `Fs.pwrite`."""

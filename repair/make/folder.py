@@ -15,11 +15,12 @@ from pathlib import Path
 
 from auditor.checkpoint import UNFINISHED, is_file_name
 from quant.errors import RepairError
-from repair.handle import naming
+from repair.handle import Handle, closed_on_error, naming
 from repair.make.carry import Carried, carry, to_carry
 from repair.make.job import Job, expect_same
-from repair.make.notes import PART, RESERVED, Notes, as_rows, locked
-from repair.make.shard import NewShard, Row, write_shard
+from repair.make.notes import PART, RESERVED, Notes, as_rows, locked, part_of
+from repair.make.settling import Settling
+from repair.make.shard import NewShard, Row, put_shard
 from repair.osfs import REAL, Fs
 from repair.walking import walk
 
@@ -163,23 +164,30 @@ class _Growing:
             if progress:
                 progress(done, self._made.nbytes)
 
-        for shard in self._job.shards:
-            if shard.name in self._done:
-                self._made.resumed += 1
-            else:
-                self._done[shard.name] = self._write(shard, jobs, tick)
-            self._made.rows += self._done[shard.name]
+        with Settling(jobs > 1) as settling:
+            for shard in self._job.shards:
+                if shard.name in self._done:
+                    self._made.resumed += 1
+                else:
+                    self._done[shard.name] = self._write(shard, jobs, tick, settling)
+                self._made.rows += self._done[shard.name]
 
-    def _write(self, shard: NewShard, jobs: int, tick: Callable[[int], None]) -> list[Row]:
-        notes = self._notes
+    def _write(self, shard: NewShard, jobs: int, tick: Callable[[int], None], settling: Settling) -> list[Row]:
+        notes, part = self._notes, part_of(shard.name)
         notes.unrecord(shard.name)
-        notes.remove(PART, shard.name)
-        rows = write_shard(self.fs, self._work / PART, shard, jobs, tick)
-        for source in self._job.sources:
-            source.expect_unchanged(used=True)
-        notes.instate(shard.name)
-        notes.record(shard.name, rows)
+        notes.remove(part, shard.name)
+        rows, file = put_shard(self.fs, self._work / part, shard, jobs, tick)
+        with closed_on_error(file):
+            for source in self._job.sources:
+                source.expect_unchanged(used=True)
+        settling.then(file, lambda: self._settle(shard.name, part, file, rows))
         return rows
+
+    def _settle(self, shard: str, part: str, file: Handle, rows: list[Row]) -> None:
+        """Of a shard that is written: on the disk, under its name, and recorded, in this order."""
+        file.sync()
+        self._notes.instate(shard, part)
+        self._notes.record(shard, rows)
 
     def finish(self) -> None:
         """The other files, the index and the configuration; the notes are taken away."""

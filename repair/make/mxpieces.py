@@ -50,13 +50,30 @@ def in_place(rows: TensorRows, plan: Plan, sources: Sources, to: Names) -> Itera
 
 
 def apart(rows: TensorRows, plan: Plan, even: Names, odd: Names) -> Iterator[Piece]:
-    """Rows 0, 2, 4, … into one weight and 1, 3, 5, … into another; an even number of rows."""
-    pairs = max(1, _STEP // (32 * rows.blocks))
+    """Rows 0, 2, 4, … into one weight and 1, 3, 5, … into another; an even number of rows.
+
+    What is given lies in memory that the next piece of this thread is laid in.
+    """
+    pairs, width = max(1, _STEP // (32 * rows.blocks)), 16 * rows.blocks
+    scales = rows.scales(0, rows.rows) if rows.rows * rows.blocks <= _STEP else None
+    keeps = scales is not None and plan.keeps(scales)
     for first in range(0, rows.rows, 2 * pairs):
-        packed, new = plan.carried_out(rows, first, min(first + 2 * pairs, rows.rows))
+        last = min(first + 2 * pairs, rows.rows)
+        if keeps:
+            packed = _scratch("packed", last - first, width)
+            rows.packed_into(first, last, packed)
+        else:
+            packed, new = plan.carried_out(rows, first, last)
         for start, to in ((0, even), (1, odd)):
-            yield Fill(to.codes, to.codes_at + first // 2 * 16 * rows.blocks, _bytes(packed[start::2]))
-            yield Fill(to.scales, to.scales_at + first // 2 * 2 * rows.blocks, _bytes(new[start::2]))
+            half = _scratch("half", (last - first) // 2, width)
+            np.copyto(half, packed[start::2])
+            yield Fill(to.codes, to.codes_at + first // 2 * width, _bytes(half))
+            if not keeps:
+                yield Fill(to.scales, to.scales_at + first // 2 * 2 * rows.blocks, _bytes(new[start::2]))
+    if scales is not None and keeps:
+        every = plan.new_scales(scales)
+        for start, to in ((0, even), (1, odd)):
+            yield Fill(to.scales, to.scales_at, _bytes(every[start::2]))
 
 
 def across(rows: TensorRows, plan: Plan, to: Names) -> Iterator[Piece]:

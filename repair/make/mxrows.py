@@ -54,6 +54,10 @@ class TensorRows:
         """As `quant.mx_rows.Rows.packed`; RepairError when they cannot be read."""
         return self._read(self.codes, 16 * self.blocks, first, last)
 
+    def packed_into(self, first: int, last: int, table: NDArray[np.uint8]) -> None:
+        """The same into ``table``, uint8 [last - first, 16 * blocks], contiguous."""
+        self._sources.read_into(self.codes, self.offset(first), table.reshape(-1).data)
+
     def index(self, row: int, block: int) -> list[int]:
         """As `quant.mx_rows.Rows.index`."""
         return list(self.table.unravel((self._begin + row) * self.blocks + block))

@@ -21,7 +21,7 @@ from repair.osfs import Fs
 
 RESERVED = "UNFINISHED"
 LOCK = ".lock"
-PART = RESERVED + ".part"  # whatever is being written at the moment
+PART = RESERVED + ".part"  # whatever small file is being written at the moment
 _MAX_NOTE = 256 << 20  # bytes; rows of a million tensors in one shard
 _TYPES: dict[str, Callable[[object], bool]] = {
     "str": lambda value: isinstance(value, str),
@@ -75,10 +75,10 @@ class Notes:
             file.sync()
         self.instate(name)
 
-    def instate(self, name: str) -> None:
-        """Give what was written and synced its name."""
+    def instate(self, name: str, part: str = PART) -> None:
+        """Give what was written as ``part`` and synced its name."""
         with naming(name, "cannot be given its name"):
-            self.fs.rename(self.work / PART, self.work / name)
+            self.fs.rename(self.work / part, self.work / name)
             self.fs.fsync_folder(self.work)
 
     def remove(self, *names: str) -> None:
@@ -154,6 +154,11 @@ class Notes:
 
     def _damaged(self, name: str, why: str) -> RepairError:
         return RepairError(f"{self.work / name}: damaged: {why}; remove {self.work.name} to begin anew")
+
+
+def part_of(shard: str) -> str:
+    """What a shard is called until it is on the disk."""
+    return f"{RESERVED}.{shard}.part"
 
 
 def as_rows(found: object, kind: type[Row]) -> list[Row] | None:

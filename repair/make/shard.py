@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from auditor.tensorref import TensorRef
 from quant.errors import RepairError
-from repair.handle import Handle
+from repair.handle import Handle, closed_on_error
 from repair.make.sources import Sources
 from repair.osfs import Fs
 from repair.rewrite import copy
@@ -78,14 +78,17 @@ def whole(tensor: str, sources: Sources, ref: TensorRef) -> Task:
     return lambda: iter([Copy(tensor, 0, sources, ref, 0, ref.nbytes)])
 
 
-def write_shard(fs: Fs, target: Path, shard: NewShard, jobs: int = 1, tick: Tick | None = None) -> list[Row]:
-    """Write ``target``, a new file, and sync it; what there is to say of its tensors, in the order of the tasks.
+def put_shard(
+    fs: Fs, target: Path, shard: NewShard, jobs: int = 1, tick: Tick | None = None
+) -> tuple[list[Row], Handle]:
+    """Write ``target``, a new file; what there is to say of its tensors, in the order of the tasks, and the open file.
 
-    ``jobs``: tasks at work at the same time.  RepairError, leaving the unfinished file, when the tasks do not give
-    every byte exactly once, and what they raise.
+    The caller syncs and closes it.  ``jobs``: tasks at work at once.  RepairError, leaving the unfinished file,
+    when the tasks do not give every byte exactly once, and what they raise.
     """
     raw = header_bytes(shard.entries, shard.metadata, shard.name)
-    with Handle.creating(fs, target) as file, _Flusher(file, jobs > 1) as flusher:
+    file = Handle.creating(fs, target)
+    with closed_on_error(file), _Flusher(file, jobs > 1) as flusher:
         file.write(0, raw)
         writer = _Writer(shard, file, len(raw), tick, flusher)
         if tick:
@@ -93,8 +96,7 @@ def write_shard(fs: Fs, target: Path, shard: NewShard, jobs: int = 1, tick: Tick
         rows = [row for found in _run(shard.tasks, writer.carry_out, jobs) for row in found]
         writer.expect_whole()
         flusher.close()
-        file.sync()
-    return rows
+    return rows, file
 
 
 class _Flusher:

@@ -86,13 +86,20 @@ class Sources:
 
     def read(self, ref: TensorRef, at: int, length: int) -> bytes:
         """``length`` bytes of a tensor from byte ``at``; RepairError when they are not all there."""
-        if at < 0 or length < 0 or at + length > ref.nbytes:
-            raise RepairError(f"{ref.shard}: {ref.name}: bytes {at}..{at + length} lie outside the tensor")
+        _expect_inside(ref, at, length)
         with self.lent(ref.shard) as file:
             raw = file.read(ref.start + at, length)
         with self._lock:
             self.bytes_read += length
         return raw
+
+    def read_into(self, ref: TensorRef, at: int, memory: memoryview) -> None:
+        """As `read`, into ``memory`` (uint8, contiguous): getting new pages for many bytes costs as much as reading."""
+        _expect_inside(ref, at, len(memory))
+        with self.lent(ref.shard) as file:
+            file.read_into(ref.start + at, memory)
+        with self._lock:
+            self.bytes_read += len(memory)
 
     def expect_unchanged(self, used: bool = False) -> None:
         """RepairError, naming the shard, when one is not the file that it was, by size, time or identity.
@@ -154,6 +161,11 @@ def _same(one: Status, other: Status) -> bool:
 
 def _digest(status: Status, header: bytes) -> str:
     return hashlib.blake2b(f"{status.size} {status.mtime_ns} ".encode() + header, digest_size=16).hexdigest()
+
+
+def _expect_inside(ref: TensorRef, at: int, length: int) -> None:
+    if at < 0 or length < 0 or at + length > ref.nbytes:
+        raise RepairError(f"{ref.shard}: {ref.name}: bytes {at}..{at + length} lie outside the tensor")
 
 
 def _changed(name: str, why: str) -> RepairError:

@@ -237,6 +237,11 @@ class MemoryFs:
             raise Crash
         return bytes(self.fds[fd].content[offset : offset + length])
 
+    def pread_into(self, fd: int, memory: memoryview, offset: int) -> int:
+        raw = self.pread(fd, len(memory), offset)
+        memory[: len(raw)] = raw
+        return len(raw)
+
     def pwrite(self, fd: int, content: bytes | memoryview, offset: int) -> int:
         inode = self.fds[fd]
         taken = bytes(content[:7] if self.short else content)

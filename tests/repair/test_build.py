@@ -17,10 +17,10 @@ from auditor.engine import examine
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
 from repair.build import SourceFixes, build, plan
-from repair.layerchange import by_layer
 from repair.content import piece_of
 from repair.fixes.desk import Options, float_bytes
 from repair.fixes.overlay import HELD, Overlay
+from repair.layerchange import by_layer
 from reports import demo
 from tests.damages.harness import set_block, set_float, set_scale
 from tests.forge import make

@@ -127,7 +127,7 @@ def test_what_was_finished_before_is_in_the_table(tmp_path: Path, layout: Layout
     checkpoint = open_checkpoint(root)
     with Sources(checkpoint) as sources:
         job = casting.plan(checkpoint, sources, layout, Ones()).job
-        real, calls = folder.write_shard, 0
+        real, calls = folder.put_shard, 0
 
         def dies(*args, **kwargs):
             nonlocal calls
@@ -137,7 +137,7 @@ def test_what_was_finished_before_is_in_the_table(tmp_path: Path, layout: Layout
             return real(*args, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(folder, "write_shard", dies)
+            patch.setattr(folder, "put_shard", dies)
             with pytest.raises(RepairError, match="full"):
                 folder.make(job, tmp_path / "dst", jobs=jobs)
         assert (tmp_path / "dst.incomplete" / "UNFINISHED.json").exists()
@@ -155,7 +155,7 @@ def test_options_that_differ_are_not_gone_on_with(tmp_path: Path) -> None:
     with Sources(open_checkpoint(root)) as sources:
         first = casting.plan(open_checkpoint(root), sources, CT)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(folder, "write_shard", lambda *_: 1 / 0)
+            patch.setattr(folder, "put_shard", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 folder.make(first.job, tmp_path / "dst", resume=True)
         other = casting.plan(open_checkpoint(root), sources, CT, Ones())

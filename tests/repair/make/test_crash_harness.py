@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quant.errors import RepairError
-from repair.make import folder
+from repair.make import folder, notes
 from repair.make.notes import Notes
 from tests.repair.make.growing import DST, WORK
 from tests.repair.make.test_crash import test_crash_at_any_call as sweep
@@ -48,7 +48,7 @@ def test_shards_named_before_they_are_synced(monkeypatch):
 
 
 def test_shards_written_under_their_own_name(monkeypatch):
-    monkeypatch.setattr(folder, "PART", "b.safetensors")
+    monkeypatch.setattr(folder, "part_of", lambda shard: shard)
     caught()
 
 
@@ -78,11 +78,11 @@ def test_a_note_that_is_not_kept(monkeypatch):
 def test_records_before_their_shards(monkeypatch):
     real = Notes.instate
 
-    def late(self: Notes, name: str) -> None:
+    def late(self: Notes, name: str, part: str = notes.PART) -> None:
         if name.endswith(".safetensors"):
-            self.fs.rename(self.work / "UNFINISHED.part", self.work / name)
+            self.fs.rename(self.work / part, self.work / name)
         else:
-            real(self, name)
+            real(self, name, part)
 
     monkeypatch.setattr(Notes, "instate", late)
     monkeypatch.setattr(Notes, "record", lambda self, shard, rows: None)

@@ -9,9 +9,10 @@ import pytest
 
 from quant.errors import RepairError
 from repair.make import shard
-from repair.make.shard import Fill, NewShard, write_shard
+from repair.make.shard import Fill, NewShard
 from repair.osfs import RealFs
 from repair.shardheader import Entry
+from tests.repair.make.writing import write_shard
 
 SIZE, COUNT = 1 << 12, 40
 

@@ -53,7 +53,7 @@ def test_rows_and_bytes_are_the_same_with_any_number_of_jobs_and_resumed(source,
     many = make(longjob.job(source), tmp_path / "many", jobs=4)
     work = cut_off(source, tmp_path / "late")
     assert sorted(path.name for path in work.iterdir()) == [
-        "UNFINISHED.json", f"UNFINISHED.{A}.json", "UNFINISHED.part", A,
+        "UNFINISHED.json", f"UNFINISHED.{A}.json", f"UNFINISHED.{B}.part", A,
     ]  # fmt: skip
     late = make(longjob.job(source), tmp_path / "late", resume=True)
     assert (whole.resumed, late.resumed) == (0, 1)

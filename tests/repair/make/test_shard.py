@@ -17,11 +17,12 @@ from auditor.checkpoint import open_checkpoint
 from auditor.header import parse
 from auditor.tensorref import DTYPE_BITS
 from quant.errors import RepairError
-from repair.make.shard import Copy, Fill, NewShard, Row, whole, write_shard
+from repair.make.shard import Copy, Fill, NewShard, Row, whole
 from repair.make.sources import Sources
 from repair.osfs import REAL
 from repair.shardheader import Entry, header_bytes, ordered
 from tests.raw import raw, shard_bytes
+from tests.repair.make.writing import write_shard
 
 ENTRY = Entry("x", "U8", (8,))
 
