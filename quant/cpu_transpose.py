@@ -22,18 +22,18 @@ def transposed(table: NDArray[Item]) -> NDArray[Item]:
 def put(table: NDArray[Item], out: NDArray[Item], column: int) -> None:
     """Rows of ``table`` [n, K] become columns ``column`` to ``column + n`` of ``out`` [K, N], both uint8 or uint16.
 
-    ``out`` is contiguous.  Fastest where n, K, N and ``column`` fill whole words of 8 bytes.  Safe to call from
+    ``out`` is contiguous.  Fastest where n, N and ``column`` fill whole words of 8 bytes.  Safe to call from
     several threads for different columns.
     """
     rows, columns = table.shape
     side = 8 // table.itemsize
-    if table.size and not (rows % side or columns % side or column % side or out.shape[1] % side):
+    whole = 0 if rows % side or column % side or out.shape[1] % side else columns // side * side
+    if table.size and whole:
         turn = _eights if side == 8 else _fours
-        turn(np.ascontiguousarray(table).view(np.uint64), out.view(np.uint64), column // side)
-        return
-    for first in range(0, rows, _STRIP):
-        part = table[first : first + _STRIP]
-        out[:, column + first : column + first + len(part)] = part.T
+        turn(np.ascontiguousarray(table[:, :whole]).view(np.uint64), out.view(np.uint64), column // side)
+    for first in range(0, rows if whole < columns else 0, _STRIP):
+        part = table[first : first + _STRIP, whole:]
+        out[whole:, column + first : column + first + len(part)] = part.T
 
 
 @nb.njit(nogil=True, cache=True)

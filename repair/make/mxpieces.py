@@ -55,25 +55,14 @@ def apart(rows: TensorRows, plan: Plan, even: Names, odd: Names) -> Iterator[Pie
     What is given lies in memory that the next piece of this thread is laid in.
     """
     pairs, width = max(1, _STEP // (32 * rows.blocks)), 16 * rows.blocks
-    scales = rows.scales(0, rows.rows) if rows.rows * rows.blocks <= _STEP else None
-    keeps = scales is not None and plan.keeps(scales)
     for first in range(0, rows.rows, 2 * pairs):
         last = min(first + 2 * pairs, rows.rows)
-        if keeps:
-            packed = _scratch("packed", last - first, width)
-            rows.packed_into(first, last, packed)
-        else:
-            packed, new = plan.carried_out(rows, first, last)
+        packed, new = _carried_out(rows, plan, first, last)
         for start, to in ((0, even), (1, odd)):
             half = _scratch("half", (last - first) // 2, width)
             np.copyto(half, packed[start::2])
             yield Fill(to.codes, to.codes_at + first // 2 * width, _bytes(half))
-            if not keeps:
-                yield Fill(to.scales, to.scales_at + first // 2 * 2 * rows.blocks, _bytes(new[start::2]))
-    if scales is not None and keeps:
-        every = plan.new_scales(scales)
-        for start, to in ((0, even), (1, odd)):
-            yield Fill(to.scales, to.scales_at, _bytes(every[start::2]))
+            yield Fill(to.scales, to.scales_at + first // 2 * 2 * rows.blocks, _bytes(new[start::2]))
 
 
 def across(rows: TensorRows, plan: Plan, to: Names) -> Iterator[Piece]:
@@ -85,7 +74,7 @@ def across(rows: TensorRows, plan: Plan, to: Names) -> Iterator[Piece]:
         made = [(_scratch("codes", 16 * rows.blocks, end - begin), to.codes, to.codes_at)]
         made.append((_scratch("scales", 2 * rows.blocks, end - begin), to.scales, to.scales_at))
         for first, last in _by_eights(rows, begin, end):
-            for table, (turned, _, _) in zip(plan.carried_out(rows, first, last), made, strict=True):
+            for table, (turned, _, _) in zip(_carried_out(rows, plan, first, last), made, strict=True):
                 _put(table, turned, first - begin)
         for turned, tensor, at in made:
             if end - begin == rows.rows:
@@ -94,6 +83,16 @@ def across(rows: TensorRows, plan: Plan, to: Names) -> Iterator[Piece]:
             for number, line in enumerate(turned):
                 yield Fill(tensor, at + number * rows.rows + begin, _bytes(line))
     rows.forget()
+
+
+def _carried_out(rows: TensorRows, plan: Plan, first: int, last: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """As `Plan.carried_out`; codes that stay as they are, in memory that is used again."""
+    scales = rows.scales(first, last)
+    if not plan.keeps(scales):
+        return plan.carried_out(rows, first, last)
+    packed = _scratch("packed", last - first, 16 * rows.blocks)
+    rows.packed_into(first, last, packed)
+    return packed, plan.new_scales(scales)
 
 
 def _by_eights(rows: TensorRows, begin: int, end: int) -> Iterator[tuple[int, int]]:
