@@ -23,7 +23,7 @@ from repair.restore_pieces import Reader, read_array
 from repair.source_codes import Grid, Lines, grid, native, read_lines, step_rows, stored_rows
 
 PIECE = 1 << 21  # weights of a piece
-WIDE = 1 << 25  # bytes of a piece where a tensor lies across
+WIDE = 40 << 20  # bytes of a piece where a tensor lies across
 _BLOCK = 32  # columns of a piece that is cut across are a multiple of this
 _SIDE = 16  # and rows, where they are many, of this
 
@@ -102,12 +102,14 @@ def _lies_across(pair: Pair) -> bool:
 
 
 def row_bytes(pair: Pair) -> int:
-    """Memory that a row of a pair takes while it is compared, about; twice its bytes where it is turned."""
+    """Memory that a row of a pair takes while it is compared, about; twice the bytes of what is turned."""
     shape = pair.shape
     twice = 2 if _lies_across(pair) else 1
     mine = pair.ref.nbytes // max(shape.experts * shape.rows, 1)
     matrix = pair.regions[0].matrix
     theirs = matrix.ref.nbytes * shape.columns // max(math.prod(matrix.shape), 1)
+    if twice == 2 and (beside(pair) or whole_lines(pair)):
+        return max(1, mine * 2 + theirs + shape.columns // 2)
     return max(1, (mine + theirs) * twice + shape.columns // 2)
 
 
