@@ -127,6 +127,7 @@ class _Work:
         """One distance after the other, in order; what cannot be read is put aside."""
         total, done = sum(_bytes(pair) for pair in pairs), 0
         todo = ((pair, piece) for pair in pairs for piece in pieces(pair))
+        jobs = min(jobs, _useful(pairs))
         with ThreadPoolExecutor(jobs, thread_name_prefix="distance") as pool:
             results = self._results(todo, pool, 2 * jobs)
             for pair, group in groupby(results, key=lambda result: result[0]):
@@ -216,6 +217,12 @@ class _Work:
             return _Result(Distance(ErrorSums(len(piece.rows)), blocks, blocks), (), True)
         found = distance(a, b, (high, wide), self._keep)
         return _Result(found, tuple(located(pair, piece, spot) for spot in found.worst), False)
+
+
+def _useful(pairs: Sequence[Pair]) -> int:
+    """Threads that are worth their memory, which each keeps some of: more than four only where pieces are small."""
+    largest = max((piece_bytes(pair, piece) for pair in pairs for piece in islice(pieces(pair), 1)), default=1)
+    return max(4, MEMORY // max(largest, 1))
 
 
 def _same(a: Operand, b: Operand) -> bool:
