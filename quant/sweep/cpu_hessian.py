@@ -1,6 +1,9 @@
 """The Hessian-weighted sweep in Numba: lanes are rows, which share the matrix of their K block.
 
-It is pruned by the bounds in ``bounds``.
+Each lane walks on its own: up from the smallest candidate that does not clip, then down from there, until ``bounds``
+says that no further candidate can win; where it proves nothing, from the first candidate to the last.  So no lane
+tries more than 126, and a group of lanes as many as its longest walk.  Of equal losses the smaller scale wins whichever
+came first.
 """
 
 from __future__ import annotations
@@ -12,20 +15,20 @@ from numpy.typing import NDArray
 from quant import threads
 from quant.floats import LAYOUT, Floats, flat_words
 from quant.sweep import candidates
-from quant.sweep.bounds import LEAST, floor
+from quant.sweep.bounds import LARGEST, LEAST, floor
 from quant.sweep.cpu import LANES, load, start_lanes
 
 _F = np.float32
 _ZERO, _ONE, _TWO, _FOUR, _SIX, _INF = _F(0), _F(1), _F(2), _F(4), _F(6), _F(np.inf)
 _HALVES, _ONES, _TWOS = _F(1.5 * 2**22), _F(1.5 * 2**23), _F(1.5 * 2**24)
 _QUARTER = _F(0.25)
-_LEAST = LEAST
+_LEAST, _LARGEST = LEAST, LARGEST
 
 
 def best_codes(
     w: Floats, global_amax: NDArray[np.float32], hessian_CBB: NDArray[np.float32]
 ) -> tuple[NDArray[np.uint8], int]:
-    """Best codes, uint8 [E, R, C], and the candidates evaluated in all.
+    """Best codes, uint8 [E, R, C], and the candidates evaluated in all (lanes that wait for the longest are counted).
 
     ``w``: [E, R, C, 16], contiguous, finite; ``global_amax``: float32 [E]; ``hessian_CBB``: float32 [C, 16, 16].
     """
@@ -87,9 +90,8 @@ def _sweep(  # type: ignore[no-untyped-def]
     a_bits = np.zeros((16, LANES), np.uint32)
     a, err = a_bits.view(np.float32), np.empty((16, LANES), np.float32)
     negative = np.zeros((16, LANES), np.bool_)
-    amax, step, row = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    amax, sure, row = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     low, high, winner = np.empty(LANES, np.int32), np.empty(LANES, np.int32), np.empty(LANES, np.int32)
-    best = np.empty(LANES, np.float32)
     top = _SIX * scale
     work = 0
     base, rows, columns = place
@@ -102,53 +104,46 @@ def _sweep(  # type: ignore[no-untyped-def]
             load(raw, mask, shift, factor, start, count, columns * 16, a_bits, a)
             _signs(raw, sign, start, count, columns * 16, negative)
             start_lanes(a, top, pruned, amax, low, high)
-            best[:] = _INF
-            winner[:] = 0
-            lanes = (a, negative, hessian[column], scale, bound[column], step, err, row)
-            work += (_up(lanes, amax, low, best, winner) + _down(lanes, top, amax, low, best, winner)) * count
+            for lane in range(LANES):
+                proved = pruned and amax[lane] <= _LARGEST
+                sure[lane] = bound[column] if proved else _ZERO
+                low[lane] = low[lane] if proved else 0
+            work += _walk((a, negative, hessian[column], err, row), scale, top, amax, sure, low, winner) * count
             for lane in range(count):
                 out[group + lane, column] = winner[lane] + 1
     return work
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
-def _up(lanes, amax, low, best, winner):  # type: ignore[no-untyped-def]
-    a, negative, hessian, scale, bound, step, err, row = lanes
-    loss, kept = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    up = 0
-    while True:
-        for lane in range(LANES):
-            step[lane] = scale[min(low[lane] + up, 125)]
-        _losses(a, negative, hessian, step, err, row, loss, kept)
-        going = 0
-        for lane in range(LANES):
-            better = loss[lane] < best[lane]
-            winner[lane] = min(low[lane] + up, 125) if better else winner[lane]
-            best[lane] = loss[lane] if better else best[lane]
-            if low[lane] + up < 125 and amax[lane] > _ZERO and not bound * kept[lane] > max(best[lane], _LEAST):
-                going += 1
-        up += 1
-        if going == 0:
-            return up
+def _beyond(sure, square, best):  # type: ignore[no-untyped-def]
+    """Whether every loss from a candidate with this ``square`` onwards exceeds ``best``."""
+    return square > _LEAST and sure * square > max(best, _LEAST)
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
-def _down(lanes, top, amax, low, best, winner):  # type: ignore[no-untyped-def]
-    a, negative, hessian, scale, bound, step, err, row = lanes
+def _walk(block, scale, top, amax, sure, low, winner):  # type: ignore[no-untyped-def]
+    """Set ``winner``; returns the candidates that each lane tried.  A lane that is done goes on without effect."""
+    a, negative, hessian, err, row = block
+    step, best = np.empty(LANES, np.float32), np.full(LANES, _INF)
     loss, kept = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    down = 0
-    while True:
+    now, rising = low.copy(), np.ones(LANES, np.bool_)
+    winner[:] = 0
+    tried, going = 0, 1
+    while going:
         going = 0
         for lane in range(LANES):
-            k = max(low[lane] - down - 1, 0)
-            clipped = amax[lane] - top[k]
-            going += 1 if low[lane] > down and not bound * (clipped * clipped) > max(best[lane], _LEAST) else 0
-            step[lane] = scale[k]
-        if going == 0:
-            return down
+            step[lane] = scale[now[lane]]
         _losses(a, negative, hessian, step, err, row, loss, kept)
-        down += 1
+        tried += 1
         for lane in range(LANES):
-            better = loss[lane] <= best[lane]
-            winner[lane] = max(low[lane] - down, 0) if better else winner[lane]
-            best[lane] = loss[lane] if better else best[lane]
+            k = now[lane]
+            if loss[lane] < best[lane] or (loss[lane] == best[lane] and k < winner[lane]):
+                winner[lane], best[lane] = k, loss[lane]
+            if rising[lane]:
+                rising[lane] = k < 125 and amax[lane] > _ZERO and not _beyond(sure[lane], kept[lane], best[lane])
+                k = k if rising[lane] else low[lane]
+            k = k + 1 if rising[lane] else k - 1
+            now[lane] = max(k, 0)
+            clipped = amax[lane] - top[now[lane]]
+            going += rising[lane] or (k >= 0 and not _beyond(sure[lane], clipped * clipped, best[lane]))
+    return tried

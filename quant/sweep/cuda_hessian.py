@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The Hessian-weighted sweep in Triton: a lane is a row, a program a K block; pruned as in ``cpu_hessian``."""
+"""The Hessian-weighted sweep in Triton: a lane is a row, a program a K block; each lane walks as in ``cpu_hessian``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import triton
 import triton.language as tl
 
 from quant.sweep import candidates
-from quant.sweep.bounds import floor
+from quant.sweep.bounds import LARGEST, LEAST, floor
 from quant.sweep.cuda import first_unclipped, largest_of, round_e2m1
 
 _CONFIGS = [triton.Config({"T": rows}, num_warps=warps) for rows, warps in ((32, 1), (64, 2), (128, 4))]
 _INTERPRETED = 32
+_LEAST, _LARGEST = tl.constexpr(float(LEAST)), tl.constexpr(float(LARGEST))
 
 
 def best_codes(w: torch.Tensor, global_amax: np.ndarray, hessian: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,6 +136,11 @@ def _kept(scale, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14
 
 
 @triton.jit
+def _beyond(sure, square, best):
+    return (square > _LEAST) & (sure * square > tl.maximum(best, _LEAST))
+
+
+@triton.jit
 def _load(w_ptr, at, live):
     return tl.load(w_ptr + at, mask=live, other=0.0).to(tl.float32)
 
@@ -169,34 +175,27 @@ def _sweep(
     a15 = _load(w_ptr, at + 15, live)
     amax = largest_of(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15)
     low = tl.zeros_like(amax).to(tl.int32)
+    sure = tl.zeros_like(amax)
     if safe:
-        low = tl.where(bound > 0.0, first_unclipped(scale_ptr, amax), low)
+        sure = tl.where(amax <= _LARGEST, bound, 0.0)
+        low = tl.where(sure > 0.0, first_unclipped(scale_ptr, amax), low)
     best = tl.full([T], float("inf"), tl.float32)
-    winner, up, going = tl.zeros([T], tl.int32), 0, 1
+    winner, k, rising, tried, going = tl.zeros([T], tl.int32), low, low >= 0, 0, 1
     while going > 0:
-        k = tl.minimum(low + up, 125)
         scale = tl.load(scale_ptr + k)
         loss = _loss(h_ptr, scale, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15)
-        winner = tl.where(loss < best, k, winner)
-        best = tl.where(loss < best, loss, best)
-        kept = bound * _kept(scale, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15) > tl.maximum(
-            best, 1e-30
-        )
-        going = tl.max(((low + up < 125) & (amax > 0.0) & (kept == 0)).to(tl.int32))
-        up += 1
-    down = 1
-    clipped = amax - 6.0 * tl.load(scale_ptr + tl.maximum(low - down, 0))
-    while tl.max(((low >= down) & (bound * (clipped * clipped) <= tl.maximum(best, 1e-30))).to(tl.int32)) > 0:
-        k = tl.maximum(low - down, 0)
-        loss = _loss(
-            h_ptr, tl.load(scale_ptr + k), a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15
-        )
-        winner = tl.where(loss <= best, k, winner)
-        best = tl.where(loss <= best, loss, best)
-        down += 1
-        clipped = amax - 6.0 * tl.load(scale_ptr + tl.maximum(low - down, 0))
+        winner = tl.where((loss < best) | ((loss == best) & (k < winner)), k, winner)
+        best = tl.minimum(best, loss)
+        kept = _kept(scale, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15)
+        was_rising = rising
+        rising = rising & (k < 125) & (amax > 0.0) & ~_beyond(sure, kept, best)
+        k = tl.where(rising, k + 1, tl.where(was_rising, low, k) - 1)
+        clipped = amax - 6.0 * tl.load(scale_ptr + tl.maximum(k, 0))
+        going = tl.max((rising | ((k >= 0) & ~_beyond(sure, clipped * clipped, best))).to(tl.int32))
+        k = tl.maximum(k, 0)
+        tried += 1
     tl.store(code_ptr + r * columns + column, (winner + 1).to(tl.uint8), mask=live)
-    tl.store(tried_ptr + r * columns + column, tl.full([T], 0, tl.int32) + up + down - 1, mask=live)
+    tl.store(tried_ptr + r * columns + column, tl.full([T], 0, tl.int32) + tried, mask=live)
 
 
 _tuned = triton.autotune(configs=_CONFIGS, key=["rows", "columns"])(_sweep)
