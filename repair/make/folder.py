@@ -9,25 +9,25 @@ the notes are taken away and the folder gets its name.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from auditor.checkpoint import UNFINISHED, is_file_name
 from quant.errors import RepairError
-from repair.handle import Handle, closed_on_error, naming
+from repair.handle import naming
 from repair.make.carry import Carried, carry, to_carry
 from repair.make.job import Job, expect_same
+from repair.make.meter import Meter, Progress
 from repair.make.notes import PART, RESERVED, Notes, as_rows, locked, part_of
-from repair.make.settling import Settling
 from repair.make.shard import NewShard, Row, put_shard
 from repair.osfs import REAL, Fs
 from repair.walking import walk
 
 INCOMPLETE = ".incomplete"
 _SLACK = 16 << 20  # bytes that must stay free beyond what is written
-
-Progress = Callable[[int, int], None]
 
 __all__ = ["INCOMPLETE", "Job", "Made", "Progress", "make"]
 
@@ -103,6 +103,7 @@ class _Growing:
         self._made = Made(target, nbytes=sum(shard.nbytes for shard in job.shards), shards=len(job.shards))
         self._made.carried = to_carry(self.fs, job.sources[0].root, self._anew())
         self._done: dict[str, list[Row]] = {}
+        self._one = threading.Lock()  # small files are written one at a time, under one name
 
     def _anew(self) -> frozenset[str]:
         """Names that are not carried over: made anew, or read by the tasks."""
@@ -155,39 +156,50 @@ class _Growing:
             raise RepairError(f"{self._target}: {left:,} bytes are to be written, but only {free:,} are free")
 
     def write_shards(self, jobs: int, progress: Progress | None) -> None:
-        """Every shard that is not finished yet, one after the other."""
-        done = sum(shard.nbytes for shard in self._job.shards if shard.name in self._done)
+        """Every shard that is not finished yet; rows in the order of the shards, whoever is done first."""
+        left = [shard for shard in self._job.shards if shard.name not in self._done]
+        self._made.resumed = len(self._job.shards) - len(left)
+        meter = Meter(self._made.nbytes, self._made.nbytes - sum(shard.nbytes for shard in left), progress)
+        if jobs > 1 and len(left) > 1:
+            self._write_beside(left, jobs, meter)
+        else:
+            for shard in left:
+                self._write(shard, jobs, meter, jobs > 1)
+        self._made.rows += [row for shard in self._job.shards for row in self._done[shard.name]]
 
-        def tick(more: int) -> None:
-            nonlocal done
-            done += more
-            if progress:
-                progress(done, self._made.nbytes)
+    def _write_beside(self, left: Sequence[NewShard], jobs: int, meter: Meter) -> None:
+        """Several shards at a time, each on one thread, the last one on all.
 
-        with Settling(jobs > 1) as settling:
-            for shard in self._job.shards:
-                if shard.name in self._done:
-                    self._made.resumed += 1
-                else:
-                    self._done[shard.name] = self._write(shard, jobs, tick, settling)
-                self._made.rows += self._done[shard.name]
+        Two threads that write one file wait for each other.
+        """
+        with ThreadPoolExecutor(min(jobs, len(left))) as threads:
+            pending = [threads.submit(self._write, shard, 1, meter, True) for shard in left[:-1]]
+            pending.append(threads.submit(self._write, left[-1], jobs, meter, True))
+            try:
+                wait(pending, return_when=FIRST_EXCEPTION)
+                failed = next((one for one in pending if one.done() and one.exception()), None)
+                if failed is not None:
+                    failed.result()
+            except BaseException:
+                meter.stop()
+                for one in pending:
+                    one.cancel()
+                raise
 
-    def _write(self, shard: NewShard, jobs: int, tick: Callable[[int], None], settling: Settling) -> list[Row]:
+    def _write(self, shard: NewShard, jobs: int, meter: Meter, behind: bool) -> None:
+        """One shard: written, on the disk, under its name, and recorded, in this order."""
         notes, part = self._notes, part_of(shard.name)
         notes.unrecord(shard.name)
         notes.remove(part, shard.name)
-        rows, file = put_shard(self.fs, self._work / part, shard, jobs, tick)
-        with closed_on_error(file):
+        rows, file = put_shard(self.fs, self._work / part, shard, jobs, meter.tick, behind)
+        with file:
             for source in self._job.sources:
                 source.expect_unchanged(used=True)
-        settling.then(file, lambda: self._settle(shard.name, part, file, rows))
-        return rows
-
-    def _settle(self, shard: str, part: str, file: Handle, rows: list[Row]) -> None:
-        """Of a shard that is written: on the disk, under its name, and recorded, in this order."""
-        file.sync()
-        self._notes.instate(shard, part)
-        self._notes.record(shard, rows)
+            file.sync()
+        with self._one:
+            notes.instate(shard.name, part)
+            notes.record(shard.name, rows)
+        self._done[shard.name] = rows
 
     def finish(self) -> None:
         """The other files, the index and the configuration; the notes are taken away."""

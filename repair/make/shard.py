@@ -79,16 +79,17 @@ def whole(tensor: str, sources: Sources, ref: TensorRef) -> Task:
 
 
 def put_shard(
-    fs: Fs, target: Path, shard: NewShard, jobs: int = 1, tick: Tick | None = None
+    fs: Fs, target: Path, shard: NewShard, jobs: int = 1, tick: Tick | None = None, behind: bool = False
 ) -> tuple[list[Row], Handle]:
     """Write ``target``, a new file; what there is to say of its tensors, in the order of the tasks, and the open file.
 
-    The caller syncs and closes it.  ``jobs``: tasks at work at once.  RepairError, leaving the unfinished file,
-    when the tasks do not give every byte exactly once, and what they raise.
+    The caller syncs and closes it.  ``jobs``: tasks at work at once.  ``behind``: what was written goes to the disk
+    while more is written.  RepairError, leaving the unfinished file, when the tasks do not give every byte exactly
+    once, and what they raise.
     """
     raw = header_bytes(shard.entries, shard.metadata, shard.name)
     file = Handle.creating(fs, target)
-    with closed_on_error(file), _Flusher(file, jobs > 1) as flusher:
+    with closed_on_error(file), _Flusher(file, behind) as flusher:
         file.write(0, raw)
         writer = _Writer(shard, file, len(raw), tick, flusher)
         if tick:
@@ -102,7 +103,7 @@ def put_shard(
 class _Flusher:
     """Has what was written go to the disk while more is written, so that the last sync has little left to do.
 
-    Off with one job, whose calls come in order.  What a sync raises is raised by the next call, or by `close`.
+    Where it is off, calls come in order.  What a sync raises is raised by the next call, or by `close`.
     """
 
     def __init__(self, file: Handle, on: bool) -> None:

@@ -9,7 +9,7 @@ from repair.osfs import Fs
 
 
 def write_shard(fs: Fs, target: Path, shard: NewShard, jobs: int = 1) -> list[Row]:
-    rows, file = put_shard(fs, target, shard, jobs)
+    rows, file = put_shard(fs, target, shard, jobs, behind=jobs > 1)
     with file:
         file.sync()
     return rows
