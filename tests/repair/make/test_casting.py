@@ -144,7 +144,7 @@ def test_what_was_finished_before_is_in_the_table(tmp_path: Path, layout: Layout
         with pytest.raises(RepairError, match="--resume"):
             folder.make(job, tmp_path / "dst", jobs=jobs)
         again = folder.make(job, tmp_path / "dst", resume=True, jobs=jobs)
-    assert again.resumed == 2
+    assert again.resumed == 2 if jobs == 1 else again.resumed <= 2  # side by side the others are stopped, too
     assert {row.tensor: row for row in joined(again.rows)} == {row.tensor: row for row in whole}
     assert tensors(tmp_path / "dst") == tensors(tmp_path / "whole")
 
