@@ -52,7 +52,7 @@ def rounded(stored: dict[str, Any], module: str) -> np.ndarray:
 
 def by_modelopt(stored: dict[str, Any], module: str) -> np.ndarray:
     """modelopt's own dequantisation of one layer."""
-    from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
+    NVFP4QTensor = pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor").NVFP4QTensor
 
     codes, scale = (torch.from_numpy(stored[f"{module}.{leaf}"].array().copy()) for leaf in ("weight", "weight_scale"))
     wide = torch.tensor(float(stored[f"{module}.weight_scale_2"].values()))
