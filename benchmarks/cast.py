@@ -3,7 +3,8 @@
     python benchmarks/cast.py [--work DIR] [--runs 5]
 
 Needs about 14 GB of disk.  The checkpoint has the shapes of gpt-oss: 5 layers of 64 experts, 4.5 GB in 5 shards.
-`cp -r` does not sync; a cast does, shard by shard, so the copy is measured with and without a sync behind it.
+`cp -r` does not sync; a cast does, shard by shard, so the copy is measured with and without a sync behind it.  Warm:
+the source lies in the page cache, as it may where memory is larger than the checkpoint; cold: it is read from the disk.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from scan import AUDIT, Cost, row, timed, warm
+from scan import AUDIT, Cost, drop, row, timed, warm
 
 LAYERS, EXPERTS, HIDDEN, INNER, HEADS = 5, 64, 2880, 2880, 4096
 _POOL = 1 << 20  # blocks of 32 that the tensors are cut from
@@ -121,18 +122,21 @@ def main() -> None:
     make(folder)
     warm(folder)
     layouts = {"compressed-tensors": [], "modelopt": ["--activations", "one"]}
-    made: dict[str, list[Cost]] = {layout: [] for layout in layouts}
-    copied: list[tuple[float, float]] = []
-    copy(folder, target)  # the disk's and the page cache's first time
-    for _ in range(options.runs):
-        copied.append(copy(folder, target))
-        for layout, more in layouts.items():
-            made[layout].append(cast(folder, target, "--layout", layout, *more))
-    fresh(target)
-    print(f"load {os.getloadavg()[0]:.1f}\n")
     print("| what | audit | beside | ratio | wanted |\n|---|---|---|---|---|")
-    for layout, costs in made.items():
-        table(layout, costs, copied)
+    copy(folder, target)  # the disk's and the page cache's first time
+    for state, prepare in (("warm", warm), ("cold", drop)):
+        made: dict[str, list[Cost]] = {layout: [] for layout in layouts}
+        copied: list[tuple[float, float]] = []
+        for _ in range(options.runs):
+            prepare(folder)
+            copied.append(copy(folder, target))
+            for layout, more in layouts.items():
+                prepare(folder)
+                made[layout].append(cast(folder, target, "--layout", layout, *more))
+        fresh(target)
+        for layout, costs in made.items():
+            table(f"{layout}, {state}", costs, copied)
+    print(f"\nload {os.getloadavg()[0]:.1f}")
 
 
 def table(layout: str, costs: list[Cost], copied: list[tuple[float, float]]) -> None:
