@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from auditor.measure import Progress
 from quant.distance import Distance, Operand, distance, identical
 from quant.errors import CheckpointError, NumericError, RepairError
 from quant.metrics import ErrorSums
@@ -31,7 +32,6 @@ from repair.restore_pieces import Buffered
 
 MEMORY = 96 << 20  # bytes of weights that all threads hold at once
 _OPEN = 8  # files of each side that a thread keeps open
-Progress = Callable[[int, int], None]
 
 
 class _Result(NamedTuple):

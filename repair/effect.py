@@ -22,11 +22,13 @@ from auditor.layer import Geometry, QuantizedLayer
 from auditor.source import opened
 from auditor.tensorref import TensorRef
 from quant.codes import E2M1, E4M3
+from quant.metrics import ErrorSums
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 Read = Callable[[TensorRef, int, int], bytes]
+SOURCE = "the source"  # what errors are relative to where it was given
 BLOCKS = 1 << 17  # looked at together
 MEASURED = 512 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
 _THREADS = 4
@@ -45,6 +47,13 @@ class Effect:
     before: float | None
     after: float | None
     note: str = ""
+
+
+def against_source(layer: str, before: ErrorSums, after: ErrorSums) -> Effect:
+    """The errors of a layer against its source; no number where a weight is not finite."""
+    root = [math.sqrt(sums.relative) if math.isfinite(sums.relative) else None for sums in (before, after)]
+    decibels = ["NaN" if math.isnan(sums.squared) else f"{sums.sqnr:.1f} dB" for sums in (before, after)]
+    return Effect(layer, SOURCE, root[0], root[1], f"SQNR {decibels[0]} -> {decibels[1]}")
 
 
 Effects = Callable[[], tuple[Effect, ...]]  # called once, when all is planned

@@ -6,11 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from quant.errors import RepairError
 from repair.osfs import Fs, Status
 
 _SLICE = 1 << 18  # bytes written at once: for longer ones Linux looks for huge pages, which may cost five times as much
+
+
+class Closes(Protocol):
+    """What holds descriptors."""
+
+    def close(self) -> None:
+        """Give them back."""
 
 
 class Handle:
@@ -110,8 +118,8 @@ def naming(name: str, doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def closed_on_error(file: Handle) -> Iterator[None]:
-    """Close the file when the block raises, and only then."""
+def closed_on_error(file: Closes) -> Iterator[None]:
+    """Close a file, or what holds some, when the block raises, and only then."""
     try:
         yield
     except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,14 +9,12 @@ from auditor.finding import Safety
 from auditor.formats.base import Role
 from auditor.layer import QuantizedLayer
 from quant.errors import RepairError
-from quant.metrics import ErrorSums
-from repair.effect import Effect
+from repair.effect import SOURCE, Effect, against_source
 from repair.patch import Plan
 
 if TYPE_CHECKING:
     from repair.build import Built, SourceFixes
 
-SOURCE = "the source"
 WEIGHTS = frozenset({Role.CODES, Role.SCALES, Role.GLOBAL, Role.ZERO_POINT})
 
 
@@ -88,14 +85,4 @@ def _against(layer: QuantizedLayer, built: Built, source: SourceFixes) -> Effect
         before, after = (layer_error(layer, source.source, reader) for reader in (built.desk.ctx, built.desk))
     except RepairError:
         return None
-    note = f"SQNR {_decibels(before)} -> {_decibels(after)}"
-    return Effect(layer.name, SOURCE, _relative(before), _relative(after), note)
-
-
-def _relative(sums: ErrorSums) -> float | None:
-    """Root of Σ(w-v)² / Σw²; None where it is no number."""
-    return math.sqrt(sums.relative) if math.isfinite(sums.relative) else None
-
-
-def _decibels(sums: ErrorSums) -> str:
-    return "NaN" if math.isnan(sums.squared) else f"{sums.sqnr:.1f} dB"
+    return against_source(layer.name, before, after)

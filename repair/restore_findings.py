@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -11,8 +10,7 @@ from auditor.finding import Finding, Safety
 from auditor.layer import QuantizedLayer
 from auditor.tensorref import FLOAT_DTYPES
 from quant.errors import RepairError
-from quant.metrics import ErrorSums
-from repair.effect import Effect
+from repair.effect import against_source
 from repair.fixes.blocks import Picked, pick
 from repair.fixes.desk import Desk
 from repair.fixes.proposal import Edit, Left, Proposal
@@ -99,7 +97,7 @@ def _requantised(
     restorer = Restorer(habits)
     after = restorer.predict(members)
     names = tuple(m.name for m in members)
-    effects = tuple(_effect(name, before[name], after[name]) for name in names)
+    effects = tuple(against_source(name, before[name], after[name]) for name in names)
     recipe = _way(habits, members[0])
     shared = "" if len(members) == 1 else f" with the amax of {'/'.join(m.leaf for m in members)}"
     desk.done.update(("source", name) for name in names)
@@ -178,7 +176,7 @@ def _proposal(
     edits = [Edit(*piece) for piece in pieces]
     return Proposal(
         finding.code, finding.tensor, Safety.RESTORED, reason, count, change, edits, (layer.name,),
-        (_effect(layer.name, before, after),),
+        (against_source(layer.name, before, after),),
     )  # fmt: skip
 
 
@@ -187,17 +185,3 @@ def _way(habits: Habits, layer: QuantizedLayer) -> str:
     found = habits.recipe(layer)
     told = found.looked > 0 and found.share < _OWN
     return f"{found.recipe.name}, which gives {found.share:.0%} of the export's bytes" if told else found.recipe.name
-
-
-def _effect(name: str, before: ErrorSums, after: ErrorSums) -> Effect:
-    note = f"SQNR {_decibels(before)} -> {_decibels(after)}"
-    return Effect(name, "the source", _relative(before), _relative(after), note)
-
-
-def _relative(sums: ErrorSums) -> float | None:
-    value = sums.relative
-    return math.sqrt(value) if math.isfinite(value) else None
-
-
-def _decibels(sums: ErrorSums) -> str:
-    return f"{sums.sqnr:.1f} dB" if not math.isnan(sums.squared) else "NaN"

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from auditor.checkpoint import UNFINISHED, is_file_name
+from auditor.measure import Progress
 from quant.errors import RepairError
 from repair.handle import naming
 from repair.make.carry import Carried, carry, to_carry
 from repair.make.job import Job, expect_same
-from repair.make.meter import Meter, Progress
+from repair.make.meter import Meter
 from repair.make.notes import PART, RESERVED, Notes, as_rows, locked, part_of
 from repair.make.shard import NewShard, Row, put_shard
 from repair.osfs import REAL, Fs

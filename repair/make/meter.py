@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
+from auditor.measure import Progress
 from quant.errors import RepairError
-
-Progress = Callable[[int, int], None]
-"""(bytes done, bytes in all)"""
 
 
 class Meter:
-    """Counts bytes.  ``done`` of ``total`` are there already; ``progress`` is called by one thread at a time."""
+    """Counts bytes; ``done`` of ``total`` are there already.  ``progress`` is called by one thread at a time."""
 
     def __init__(self, total: int, done: int = 0, progress: Progress | None = None) -> None:
         self._total, self._done, self._progress = total, done, progress

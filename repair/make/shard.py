@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -67,9 +68,9 @@ class NewShard:
     tasks: tuple[Task, ...]
     metadata: Mapping[str, str] = field(default_factory=lambda: {"format": "pt"})
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
-        """Size of the file."""
+        """Size of the file; the header of ten thousand tensors takes its time."""
         return len(header_bytes(self.entries, self.metadata, self.name)) + sum(e.nbytes for e in self.entries)
 
 

@@ -13,7 +13,7 @@ from auditor.checkpoint import UNFINISHED, Checkpoint
 from auditor.header import MAX_HEADER, parse
 from auditor.tensorref import TensorRef
 from quant.errors import RepairError
-from repair.handle import Handle, naming
+from repair.handle import Handle, closed_on_error, naming
 from repair.osfs import REAL, Fs, Status
 
 _OPEN = 256  # shards kept open while no one reads them, well under the usual limit of 1024 descriptors
@@ -39,7 +39,7 @@ class Sources:
         self._digests: dict[str, str] = {}
         if self._look(UNFINISHED) is not None:
             raise RepairError(f"{self.root}: is unfinished itself")
-        try:
+        with closed_on_error(self):
             for name, shard in sorted(checkpoint.shards.items()):
                 status = self._look(name)
                 if status is None or status.size != shard.size:
@@ -50,9 +50,6 @@ class Sources:
                 self._digests[name] = _digest(status, raw)
                 if parse(raw, name, shard.size).tensors != shard.header.tensors:
                     raise _changed(name, "has another header")
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def names(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quant.errors import UsageError
+from reports.cli import choices
 from reports.cli.guard import ending
 from reports.cli.options import ColorOption, ConfigOption, JobsOption, NoProgressOption
 from reports.cli.repairoptions import Format, FormatName
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from reports.cli.progress import Progress
 
 _SHOWN = 60  # rows on a terminal
-_JOBS = 4  # threads at most; each holds some 30 MB
 
 
 class LayoutName(StrEnum):
@@ -77,20 +77,13 @@ def cast(
         file = load(config)
         progress = watch(not (no_progress or file.no_progress))
         with ExitStack() as stack:
-            asked = _Asked(source, target, layout.value, activations, resume, jobs or file.jobs or threads())
+            asked = _Asked(source, target, layout.value, activations, resume, jobs or file.jobs or choices.writers())
             told = asked.carry_out(stack, dry_run, progress)
-        colored = {"always": True, "never": False}.get(color or file.color or "auto")
+        colored = choices.colored(color or file.color)
         _print(told, format_ == FormatName.JSON, colored)
         return Exit.CLEAN
 
     raise ending(run)
-
-
-def threads() -> int:
-    """How many tasks are at work at once, unless it was said: one waits for the disk while another computes."""
-    from quant.threads import cores
-
-    return max(2, min(_JOBS, cores()))
 
 
 class _Asked:

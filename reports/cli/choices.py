@@ -8,6 +8,8 @@ from auditor.audit import Depth
 from auditor.finding import Severity
 from reports import settings
 
+_WRITERS = 4  # at most; each holds some 30 MB
+
 DepthName = StrEnum("DepthName", {word.upper(): word for word in settings.DEPTHS})  # type: ignore[misc]
 SeverityName = StrEnum("SeverityName", {word.upper(): word for word in settings.SEVERITIES})  # type: ignore[misc]
 FailOn = StrEnum("FailOn", {word.upper(): word for word in settings.FAIL_ON})  # type: ignore[misc]
@@ -23,3 +25,15 @@ def depth(word: str) -> Depth:
 def threshold(word: str) -> Severity | None:
     """The severity a word names, None for never."""
     return None if word == "never" else Severity[word.upper()]
+
+
+def colored(word: str | None) -> bool | None:
+    """Whether to colour; None where the terminal decides: ``auto``, or nothing was said."""
+    return {"always": True, "never": False}.get(word or "auto")
+
+
+def writers() -> int:
+    """Threads that write a new checkpoint, unless it was said: one waits for the disk while another computes."""
+    from quant.threads import cores
+
+    return max(2, min(_WRITERS, cores()))

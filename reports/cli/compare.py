@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quant.errors import UsageError
+from reports.cli import choices
 from reports.cli.guard import ending, silence
 from reports.cli.options import (
     ColorOption,
@@ -101,7 +102,7 @@ def compare(
             if progress:
                 progress.clear()
         ranking = Ranking(found, max_mse, min_sqnr, sort.value, limit or None, worst)
-        colored = {"always": True, "never": False}.get(color or file.color or "auto")
+        colored = choices.colored(color or file.color)
         short = sys.stdout.isatty() and limit is None
         _print(ranking, "plain" if quiet else format_.value, output, colored, short)
         return ranking.exit_code(strict=strict)

@@ -221,7 +221,7 @@ def repair(
 
     def run() -> int:
         file = load(config)
-        colored = {"always": True, "never": False}.get(color or file.color or "auto")
+        colored = choices.colored(color or file.color)
         if apply is not None:
             repairplan.refuse_beside_apply(out, plan, source)
             return repairplan.apply_file(checkpoint, apply, verify, write=write, color=colored)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quant.errors import UsageError
+from reports.cli import choices
 from reports.cli.guard import ending, silence
 from reports.cli.options import ColorOption, ConfigOption, JobsOption, NoProgressOption
 from reports.report import Exit
@@ -91,7 +92,6 @@ class Job:
         return Exit.CLEAN
 
     def _make(self, wanted: Plan, others: Sequence[Sources]) -> Made:
-        from quant.threads import cores
         from repair.make.folder import make
         from repair.make.requantise import job
         from repair.make.sources import Sources
@@ -101,9 +101,8 @@ class Job:
         progress = watch(self.progress)
         try:
             with Sources(wanted.checkpoint) as sources:
-                return make(
-                    job(wanted, sources, others), self.target, self.resume, self.jobs or min(cores(), 4), progress
-                )
+                made = job(wanted, sources, others)
+                return make(made, self.target, self.resume, self.jobs or choices.writers(), progress)
         finally:
             if progress:
                 progress.clear()
@@ -152,7 +151,7 @@ def requantize(
 
     def run() -> int:
         file = load(config)
-        colored = {"always": True, "never": False}.get(color or file.color or "auto")
+        colored = choices.colored(color or file.color)
         from repair.make import recipefile
 
         if list_recipes:

@@ -176,7 +176,7 @@ def _job(checkpoints: tuple[str, ...], picked: Settings, write_baseline: Path | 
         ignored=picked.excuses,
         known=_known(picked.baseline),
     )
-    color = {"always": True, "never": False}.get(picked.color or "auto")
+    color = choices.colored(picked.color)
     return Job(
         checkpoints=checkpoints,
         depth=picked.depth or "scales",

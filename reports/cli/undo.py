@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quant.errors import UsageError
+from reports.cli import choices
 from reports.cli.guard import ending, say
 from reports.cli.options import ColorOption
 from reports.cli.repairoptions import Format, FormatName
@@ -44,7 +45,7 @@ def undo(
     def run() -> int:
         root = _folder(checkpoint)
         as_json = format_ == FormatName.JSON
-        colored = {"always": True, "never": False}.get(color or "auto")
+        colored = choices.colored(color)
         if list_:
             return _list(root, as_json, colored)
         if dry_run:
