@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from auditor.finding import Finding, Severity, Skipped
 
@@ -25,8 +26,7 @@ class Depth(enum.IntEnum):
         return self.name.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRow:
+class TensorRow(NamedTuple):
     """What a report says of one tensor."""
 
     name: str
@@ -67,8 +67,7 @@ class LayerRow:
     octaves: float | None
 
 
-@dataclass(frozen=True)
-class InternalError:
+class InternalError(NamedTuple):
     """A rule that raised: a fault of this tool, reported as such."""
 
     rule: str

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import operator
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,12 +29,13 @@ UNFINISHED = "UNFINISHED.json"  # in a folder that a new checkpoint is growing i
 
 @dataclass
 class Shard:
-    """One safetensors file."""
+    """One safetensors file.  ``digest``: of the bytes that its header was read from."""
 
     name: str
     path: Path
     size: int
     header: Header
+    digest: bytes = b""
 
 
 @dataclass
@@ -74,26 +78,33 @@ class Checkpoint:
         """Size of all shards together, in bytes."""
         return sum(shard.size for shard in self.shards.values())
 
+    def same_tensors(self, other: Checkpoint) -> bool:
+        """Whether both have the very same tensors: every header that counts was taken apart once for both."""
+        ours, theirs = self.tensors, other.tensors
+        return len(ours) == len(theirs) and all(map(operator.is_, ours.values(), theirs.values()))
+
     def indexed(self) -> list[Shard]:
         """Shards that the index names and whose headers could be read."""
         named = self.index.shards() if self.index else set()
         return [shard for name, shard in self.shards.items() if name in named and not shard.header.refused]
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, earlier: Checkpoint | None = None) -> Checkpoint:
     """Read headers, index and configuration of a folder, of one shard, or of what an index names.
 
+    A header whose bytes are those of an ``earlier`` reading is not taken apart again.
     Raises CheckpointError when there is nothing there to audit; everything else is kept for the rules.
     """
     path = Path(path)
+    shards = earlier.shards if earlier else {}
     try:
         if path.is_dir():
-            checkpoint = _from_folder(path)
+            checkpoint = _from_folder(path, shards)
         elif path.is_file() and path.name.endswith(INDEX_SUFFIX):
-            checkpoint = _from_index(path)
+            checkpoint = _from_index(path, shards)
         elif path.is_file() and path.name.endswith(SUFFIX):
             checkpoint = Checkpoint(path.parent, str(path), whole=False)
-            _read_shards(checkpoint, [path.name], {path.name})
+            _read_shards(checkpoint, [path.name], {path.name}, shards)
         elif os.path.lexists(path):
             raise CheckpointError(f"{path}: neither a folder, nor a {SUFFIX} file, nor an index")
         else:
@@ -105,7 +116,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def _from_folder(root: Path) -> Checkpoint:
+def _from_folder(root: Path, earlier: Mapping[str, Shard]) -> Checkpoint:
     names = sorted(os.listdir(root))
     if UNFINISHED in names:
         raise CheckpointError(f"{root}: is unfinished, see its {UNFINISHED}; the command that began it can go on")
@@ -124,16 +135,16 @@ def _from_folder(root: Path) -> Checkpoint:
             checkpoint.stray = [n for n in shards if n not in known]
     elif SINGLE in shards:
         checkpoint.stray = [n for n in shards if n != SINGLE]
-    _read_shards(checkpoint, shards, set(names))
+    _read_shards(checkpoint, shards, set(names), earlier)
     return checkpoint
 
 
-def _from_index(path: Path) -> Checkpoint:
+def _from_index(path: Path, earlier: Mapping[str, Shard]) -> Checkpoint:
     checkpoint = Checkpoint(path.parent, str(path), whole=True)
     checkpoint.index = _read_index(checkpoint, path)
     if checkpoint.index.problem:
         raise CheckpointError(f"{path}: {checkpoint.index.problem}")
-    _read_shards(checkpoint, [], set(os.listdir(path.parent)))
+    _read_shards(checkpoint, [], set(os.listdir(path.parent)), earlier)
     return checkpoint
 
 
@@ -166,7 +177,7 @@ def is_file_name(value: str) -> bool:
     return bool(value) and value not in (".", "..") and not any(c in value for c in "/\\\0") and len(value) <= 255
 
 
-def _read_shards(checkpoint: Checkpoint, names: list[str], present: set[str]) -> None:
+def _read_shards(checkpoint: Checkpoint, names: list[str], present: set[str], earlier: Mapping[str, Shard]) -> None:
     """Read these shards and those that the index names; ``present`` is what the folder holds."""
     wanted = checkpoint.index.shards() if checkpoint.index else set()
     tensors = 0
@@ -178,20 +189,23 @@ def _read_shards(checkpoint: Checkpoint, names: list[str], present: set[str]) ->
         try:
             if tensors > MAX_TENSORS:
                 raise CheckpointError(f"{name}: not read: the shards before it hold over {MAX_TENSORS} tensors")
-            shard = checkpoint.shards[name] = _read_shard(checkpoint, name, path)
+            shard = checkpoint.shards[name] = _read_shard(checkpoint, name, path, earlier.get(name))
             tensors += len(shard.header.tensors) + len(shard.header.unreadable)
         except CheckpointError as error:
             checkpoint.unopened[name] = str(error).removeprefix(f"{name}: ")
 
 
-def _read_shard(checkpoint: Checkpoint, name: str, path: Path) -> Shard:
+def _read_shard(checkpoint: Checkpoint, name: str, path: Path, earlier: Shard | None) -> Shard:
     with opened(path) as file:
         raw = file.read(0, min(8, file.size))
         length, problem = headers.header_length(raw, file.size)
         if not problem:
             raw = file.read(0, 8 + length)
         checkpoint.bytes_read += len(raw)
-        return Shard(name, path, file.size, headers.parse(raw, name, file.size))
+        digest = hashlib.sha256(raw).digest()
+        if earlier is not None and (earlier.size, earlier.digest) == (file.size, digest):
+            return Shard(name, path, file.size, earlier.header, digest)
+        return Shard(name, path, file.size, headers.parse(raw, name, file.size), digest)
 
 
 def _read_configs(checkpoint: Checkpoint) -> None:

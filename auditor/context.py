@@ -100,10 +100,15 @@ class Context:
         return self._values[ref.name]
 
     def recall(self, earlier: Context, tensors: Iterable[str]) -> None:
-        """Take over what an earlier scan decoded of tensors that are the same since."""
+        """Take over what an earlier scan decoded of tensors that are the same since, and what follows from names."""
         self._values.update((name, earlier._values[name]) for name in tensors if name in earlier._values)
+        if self.recognised is earlier.recognised:
+            self.__dict__.update((n, v) for n, v in earlier.__dict__.items() if n in ("groups", "fused", "peers"))
 
     def _decoded(self, ref: TensorRef) -> list[float] | None:
+        stats = self.measured.stats.get(ref.name)
+        if isinstance(stats, FloatStats) and stats.size == 1 and stats.high > 0:
+            return [stats.high]  # one positive number
         raw = self.raw(ref)
         if raw is None:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
 class Family(enum.Enum):
@@ -30,8 +30,7 @@ class Activation(enum.Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Algorithm:
+class Algorithm(NamedTuple):
     """One declared way of quantising layers.  ``block``: declared weight block, ``group_size``: along the inputs."""
 
     name: str
@@ -41,8 +40,7 @@ class Algorithm:
     block: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Layers that share an algorithm, named by patterns or by class (Linear)."""
 
     name: str
@@ -50,8 +48,7 @@ class Group:
     targets: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """Something in a configuration file that loaders cannot use.  ``fatal``: a common loader refuses the file."""
 
     file: str
@@ -106,4 +103,4 @@ def named_algorithm(name: str, group_size: int | None = None) -> Algorithm:
 
 def with_activation(algorithm: Algorithm, activation: Activation) -> Algorithm:
     """The same algorithm, its inputs quantised in another way."""
-    return replace(algorithm, activation=activation)
+    return algorithm._replace(activation=activation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from auditor.checkpoint import CONFIG, HF_QUANT_CONFIG, Checkpoint
 from auditor.declaration import Activation, Algorithm, Family, Group, Problem
@@ -14,8 +15,7 @@ from auditor.jsonfile import Json
 from auditor.patterns import Dialect, Matcher, ancestors, dialect_of
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(NamedTuple):
     """One entry of an ignore or exclude list, as stored, and where it came from."""
 
     text: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auditor.audit import Audit, Depth, InternalError
 from auditor.checkpoint import Checkpoint, open_checkpoint
@@ -13,6 +13,7 @@ from auditor.context import Context
 from auditor.declared import read_declared
 from auditor.finding import Finding, Skipped
 from auditor.formats.base import SCALE_ROLES, Role
+from auditor.groups import FusedSet
 from auditor.known import Known, stamp
 from auditor.layer import QuantizedLayer, Recognised, recognise
 from auditor.measure import Measured, Progress, Task, run
@@ -62,18 +63,20 @@ def examine(
     ``known``: an earlier scan, of which everything is kept that was measured on bytes that are the same; all rules
     are run.  The context opens files again when it is asked for bytes: close it when done.
     """
-    checkpoint = open_checkpoint(path)
+    then = known.ctx if known is not None else None
+    checkpoint = open_checkpoint(path, then.checkpoint if then else None)
     stamps = {name: found for name, shard in checkpoint.shards.items() if (found := stamp(shard.path))}
-    recognised = recognise(checkpoint.tensors.values())
+    same = then is not None and checkpoint.same_tensors(then.checkpoint)
+    recognised = then.recognised if then and same else recognise(checkpoint.tensors.values())
     work, kept = _work(checkpoint, recognised, depth), Measured()
     if known is not None and known.ctx.depth is depth:
-        then = known.ctx.recognised
-        kept = known.keep(work, checkpoint, lambda ref: plan_task(ref, then, depth))
+        before = known.ctx.recognised
+        kept = known.keep(work, checkpoint, None if same else lambda ref: plan_task(ref, before, depth))
     measured = run(work, executor, jobs, progress)
     measured.stats.update(kept.stats)
     ctx = Context(checkpoint, recognised, read_declared(checkpoint), depth, measured, stamps=stamps)
-    if known is not None:
-        ctx.recall(known.ctx, kept.stats)
+    if then is not None:
+        ctx.recall(then, kept.stats)
     findings: list[Finding] = []
     errors: list[InternalError] = []
     unreadable: dict[str, str] = {}
@@ -87,30 +90,40 @@ def examine(
     return ctx, _audit(ctx, findings, errors, unreadable)
 
 
-def _run_rule(rule: Rule, ctx: Context, errors: list[InternalError], unreadable: dict[str, str]) -> Iterator[Finding]:
+def _run_rule(rule: Rule, ctx: Context, errors: list[InternalError], unreadable: dict[str, str]) -> list[Finding]:
     """A rule's findings.  A rule that raises is a fault of this tool: noted, and the others go on."""
-    for where, tensor, check in _calls(rule, ctx):
+    found: list[Finding] = []
+    look, seen = _looks(rule, ctx)
+    for one in seen:
         try:
-            yield from list(check())
+            found += list(look(one, ctx))  # none of a call that fails
         except CheckpointError as error:  # the file changed or could not be read while the rule looked
-            unreadable[tensor] = str(error)
+            unreadable[_names(one, ctx)[1]] = str(error)
         except MemoryError as error:
-            errors.append(InternalError(rule.code, where, f"MemoryError: {error}"))
+            errors.append(InternalError(rule.code, _names(one, ctx)[0], f"MemoryError: {error}"))
         except Exception as error:  # any fault of a rule, named and reported with exit code 3
-            errors.append(InternalError(rule.code, where, f"{type(error).__name__}: {error}"))
+            errors.append(InternalError(rule.code, _names(one, ctx)[0], f"{type(error).__name__}: {error}"))
+    return found
 
 
-def _calls(rule: Rule, ctx: Context) -> Iterator[tuple[str, str, Callable[[], Iterable[Finding]]]]:
-    """(where, tensor, call) for every object the rule looks at."""
+def _looks(rule: Rule, ctx: Context) -> tuple[Callable[[Any, Context], Iterable[Finding]], Sequence[Any]]:
+    """How a rule looks, and at what, one after another."""
     if isinstance(rule, LayerRule):
-        for layer in ctx.layers:
-            if rule.applies(layer):
-                yield layer.name, layer.codes.name, lambda layer=layer: rule.check(layer, ctx)  # type: ignore[misc]
-    elif isinstance(rule, GroupRule):
-        for group in ctx.groups:
-            yield group.parent, group.members[0].codes.name, lambda group=group: rule.check(group, ctx)  # type: ignore[misc]
-    elif isinstance(rule, CheckpointRule):
-        yield "the checkpoint", ctx.checkpoint.name, lambda: rule.check(ctx)
+        return rule.check, [layer for layer in ctx.layers if rule.applies(layer)]
+    if isinstance(rule, GroupRule):
+        return rule.check, ctx.groups
+    if isinstance(rule, CheckpointRule):
+        return (lambda _, ctx: rule.check(ctx)), (None,)
+    return (lambda _, ctx: ()), ()
+
+
+def _names(one: QuantizedLayer | FusedSet | None, ctx: Context) -> tuple[str, str]:
+    """What a rule looked at, and a tensor of it."""
+    if isinstance(one, QuantizedLayer):
+        return one.name, one.codes.name
+    if isinstance(one, FusedSet):
+        return one.parent, one.members[0].codes.name
+    return "the checkpoint", ctx.checkpoint.name
 
 
 def _work(checkpoint: Checkpoint, recognised: Recognised, depth: Depth) -> dict[Path, list[Task]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 PLACES_KEPT = 8  # a finding counts everything and shows the first few
 RELATED_KEPT = 64  # names of other tensors; a fused set has three, a declaration may concern thousands
@@ -45,8 +46,7 @@ class Place:
     old: str  # hexadecimal, as stored: 0x7F for a byte, 0x00000000 for a little-endian float32's value
 
 
-@dataclass(frozen=True, slots=True)
-class Remedy:
+class Remedy(NamedTuple):
     """What `repair` could do about a finding: how safe it is, and in one line what it would write."""
 
     safety: Safety
@@ -76,8 +76,7 @@ class Finding:
     layer: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A tensor or file that could not be checked, and why.  Never silence."""
 
     tensor: str

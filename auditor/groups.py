@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from auditor.layer import QuantizedLayer
 
@@ -32,8 +32,7 @@ for _number, _set in enumerate(FUSED_SETS):
         _SETS_OF[_leaf] = (*_SETS_OF.get(_leaf, ()), _number)
 
 
-@dataclass(frozen=True, slots=True)
-class FusedSet:
+class FusedSet(NamedTuple):
     """Siblings under one parent that are fused on load; ``members`` in the order of FUSED_SETS."""
 
     parent: str

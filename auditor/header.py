@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from auditor.headertext import Entry, HeaderSyntaxError, HeaderText, read_text
 from auditor.tensorref import DTYPE_BITS, TensorRef
@@ -28,8 +29,7 @@ class Flaw(enum.Enum):
     FOREIGN = "foreign"  # a key that the format does not have
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One violation: which rule, which tensor ("" for the file), at which absolute offset."""
 
     flaw: Flaw

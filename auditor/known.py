@@ -27,12 +27,13 @@ class Known:
         self,
         work: dict[Path, list[Task]],
         checkpoint: Checkpoint,
-        planned: Callable[[TensorRef], Task | None],
+        planned: Callable[[TensorRef], Task | None] | None,
     ) -> Measured:
         """Take out of ``work`` every task that was done before on bytes that are the same; what it gave then.
 
-        ``planned``: how a tensor of the earlier scan was measured.  A shard that was not written must be the very
-        file of then, its time of last change included; of one that was, only the bytes that were not.
+        ``planned``: how a tensor of the earlier scan was measured, None where all are as they were.  A shard that was
+        not written must be the very file of then, its time of last change included; of one that was, only the bytes
+        that were not.
         """
         kept = Measured()
         for name, shard in checkpoint.shards.items():
@@ -43,14 +44,17 @@ class Known:
             fresh = []
             for task in tasks:
                 stats = self.ctx.measured.stats.get(task.tensor)
-                then = self.ctx.checkpoint.tensors.get(task.tensor)
-                alike = stats is not None and then is not None and then.shard == name and planned(then) == task
+                alike = planned is None or self._alike(task, name, planned)
                 if stats is None or not alike or _hit(ranges, task.start, task.start + task.nbytes):
                     fresh.append(task)
                 else:
                     kept.stats[task.tensor] = stats
             work[shard.path] = fresh
         return kept
+
+    def _alike(self, task: Task, shard: str, planned: Callable[[TensorRef], Task | None]) -> bool:
+        then = self.ctx.checkpoint.tensors.get(task.tensor)
+        return then is not None and then.shard == shard and planned(then) == task
 
     def _same_file(self, name: str, path: Path) -> bool:
         then, now = self.ctx.stamps.get(name), stamp(path)

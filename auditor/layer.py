@@ -35,44 +35,42 @@ class Geometry(NamedTuple):
     unit: int
 
 
-@dataclass(frozen=True, slots=True)
 class QuantizedLayer:
-    """One quantised weight: its parts by role.  ``module`` is the prefix a server knows, ``name`` adds the stem."""
+    """One quantised weight: its parts by role.  ``module`` is the prefix a server knows, ``name`` adds the stem.
 
-    name: str
-    module: str
-    format: Format
-    parts: Mapping[Role, TensorRef]
-    leaves: Mapping[str, TensorRef] = field(repr=False, default_factory=dict)  # everything in the module
+    ``codes``: the quantised weights.  ``scales``: those per block, channel or tensor.  ``global_scale``: the
+    second-level scale of NVFP4, ``input_scale``: the activation scale, None where there is none.  Never changed.
+    """
 
-    @property
-    def codes(self) -> TensorRef:
-        """The quantised weights."""
-        return self.parts[Role.CODES]
+    __slots__ = (
+        "_geometry", "codes", "format", "global_scale", "input_scale", "leaf", "leaves", "module", "name", "parts",
+        "scales",
+    )  # fmt: skip
 
-    @property
-    def scales(self) -> TensorRef:
-        """The scales per block, channel or tensor."""
-        return self.parts[Role.SCALES]
-
-    @property
-    def global_scale(self) -> TensorRef | None:
-        """The second-level scale of NVFP4, None where the layout has none."""
-        return self.parts.get(Role.GLOBAL)
-
-    @property
-    def input_scale(self) -> TensorRef | None:
-        """The activation scale, None where the layer has none."""
-        return self.parts.get(Role.INPUT)
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        format: Format,
+        parts: Mapping[Role, TensorRef],
+        leaves: Mapping[str, TensorRef] | None = None,
+    ) -> None:
+        """``leaves``: everything in the module."""
+        self.name, self.module, self.format, self.parts = name, module, format, parts
+        self.leaves: Mapping[str, TensorRef] = leaves or {}
+        # Rules ask for these hundreds of times a layer.
+        self.codes = parts[Role.CODES]
+        self.global_scale = parts.get(Role.GLOBAL)
+        self.input_scale = parts.get(Role.INPUT)
+        self.leaf = name.rpartition(".")[2]  # gate_proj, w1, gate_up_proj
+        self._geometry: Geometry | None = None
+        if Role.SCALES in parts:  # an unquantised weight that is looked at as a layer has none
+            self.scales = parts[Role.SCALES]
+            self._geometry = _geometry(format, self.codes.dtype, self.codes.shape, self.scales.shape)
 
     def get(self, role: Role) -> TensorRef | None:
         """The part with this role, None when the layer has none."""
         return self.parts.get(role)
-
-    @property
-    def leaf(self) -> str:
-        """Last component of the layer's name: gate_proj, w1, gate_up_proj."""
-        return self.name.rpartition(".")[2]
 
     def dims(self) -> tuple[int, int]:
         """(N, K): output rows (over all experts of a fused tensor) and input columns."""
@@ -88,7 +86,7 @@ class QuantizedLayer:
 
     def geometry(self) -> Geometry | None:
         """How scales lie over packed codes; None when the shapes do not agree, or the codes are not FP4."""
-        return _geometry(self.format, self.codes.dtype, self.codes.shape, self.scales.shape)
+        return self._geometry
 
 
 @lru_cache(4096)  # layers are many, shapes are few

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from auditor.probes import CHUNK, Probe, Stats, measure
+from auditor.probes import CHUNK, Probe, Stats, measure, measure_one
 from auditor.source import LocalFile, opened
 from quant.errors import CheckpointError
 
@@ -112,7 +112,8 @@ def run_unit(unit: Unit) -> UnitResult:
     return result._replace(bytes_read=read)
 
 
-class _Fill(NamedTuple):
+@dataclass(slots=True)
+class _Fill:
     """One read of at most CHUNK bytes (more where a grain is larger), and the ranges it serves."""
 
     start: int
@@ -133,11 +134,13 @@ def _fills(tasks: Iterable[Task]) -> Iterator[_Fill]:
                     fill = None
             if fill is None:
                 fill, gap, room = _Fill(rest.start, 0, []), 0, max(CHUNK, rest.grain)
-            length = rest.nbytes if rest.nbytes <= room else room - room % rest.grain
-            fill.parts.append(rest._replace(nbytes=length))
-            fill = fill._replace(nbytes=fill.nbytes + gap + length)
-            if length == rest.nbytes:
+            if rest.nbytes <= room:
+                fill.parts.append(rest)
+                fill.nbytes += gap + rest.nbytes
                 break
+            length = room - room % rest.grain
+            fill.parts.append(rest._replace(nbytes=length))
+            fill.nbytes += gap + length
             rest = rest._replace(start=rest.start + length, nbytes=rest.nbytes - length, at=rest.at + length)
     if fill is not None:
         yield fill
@@ -155,6 +158,11 @@ def _run_fill(file: LocalFile, fill: _Fill, result: UnitResult) -> int:
         return 0
     for part in fill.parts:
         offset = part.start - fill.start
+        if part.nbytes == 4 and part.at == 0 and part.probe is Probe.FLOATS:
+            one = measure_one(bytes(buffer[offset : offset + 4]), part.dtype)
+            if one is not None:
+                result.stats.append((part.tensor, 0, one))
+                continue
         chunk = np.frombuffer(buffer, np.uint8, part.nbytes, offset)
         stats = measure(part.probe, chunk, part.at, part.dtype, part.unit, part.inner)
         last = result.stats[-1] if result.stats else None

@@ -8,8 +8,10 @@ a chunk that sits in the CPU's cache; the first hit makes that chunk, and only t
 from __future__ import annotations
 
 import enum
+import math
+import struct
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,7 @@ RAW_KEPT = 16 << 10  # a float tensor up to this size is kept whole: per-tensor 
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 _LOCAL = threading.local()  # one mask per worker thread
+_FLOAT32 = struct.Struct("<f")
 
 
 class Probe(enum.Enum):
@@ -37,16 +40,18 @@ class Probe(enum.Enum):
     FP4_CODES = "fp4 codes"
 
 
-@dataclass(frozen=True, slots=True)
-class Hits:
+class Hits(NamedTuple):
     """A count and the first few places, as flat element indices, ascending."""
 
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # a tuple's own method of that name is not missed
     first: tuple[int, ...] = ()
 
     def plus(self, other: Hits) -> Hits:
         """Both together; ``other`` comes from later in the tensor."""
-        return Hits(self.count + other.count, (self.first + other.first)[:PLACES_KEPT])
+        return Hits(self.count + other.count, (self.first + other.first)[:PLACES_KEPT]) if other[0] else self
+
+
+NONE = Hits()
 
 
 @dataclass(slots=True)
@@ -56,9 +61,9 @@ class ByteStats:
     size: int = 0
     low: int = 256
     high: int = -1
-    zeros: Hits = field(default_factory=Hits)  # byte 0x00
-    nan: Hits = field(default_factory=Hits)  # E4M3 0x7F and 0xFF, E8M0 255
-    negative: Hits = field(default_factory=Hits)  # E4M3 with the sign bit, NaN apart
+    zeros: Hits = NONE  # byte 0x00
+    nan: Hits = NONE  # E4M3 0x7F and 0xFF, E8M0 255
+    negative: Hits = NONE  # E4M3 with the sign bit, NaN apart
     saturated: int = 0  # E4M3 0x7E
     near_top: int = 0  # E4M3 0x7A to 0x7D
     subnormal: int = 0  # E4M3 0x01 to 0x07
@@ -84,10 +89,10 @@ class FloatStats:
     """
 
     size: int = 0
-    nan: Hits = field(default_factory=Hits)
-    inf: Hits = field(default_factory=Hits)
-    zeros: Hits = field(default_factory=Hits)
-    negative: Hits = field(default_factory=Hits)
+    nan: Hits = NONE
+    inf: Hits = NONE
+    zeros: Hits = NONE
+    negative: Hits = NONE
     low: float = float("inf")
     high: float = 0.0
     raw: bytes | None = b""  # the tensor's bytes when it is small
@@ -112,9 +117,9 @@ class CodeStats:
     """Quantised weights: FP8 bytes that are NaN or infinite, FP4 blocks that are sixteen times +6."""
 
     size: int = 0  # bytes
-    nan: Hits = field(default_factory=Hits)
-    inf: Hits = field(default_factory=Hits)
-    sevens: Hits = field(default_factory=Hits)  # FP4 blocks stored as 0x77 throughout, by block number
+    nan: Hits = NONE
+    inf: Hits = NONE
+    sevens: Hits = NONE  # FP4 blocks stored as 0x77 throughout, by block number
 
     def merge(self, other: CodeStats) -> None:
         """Add the statistics of a later part of the same tensor."""
@@ -130,9 +135,20 @@ def hits(mask: Mask, base: int) -> Hits:
     """How many are set in a mask, and the first places counted from ``base``."""
     count = int(np.count_nonzero(mask))
     if not count:
-        return Hits()
+        return NONE
     # argmax-style search would stop early, flatnonzero is simple and only runs on a chunk with hits.
     return Hits(count, tuple(int(i) + base for i in np.flatnonzero(mask)[:PLACES_KEPT]))
+
+
+def measure_one(raw: bytes, dtype: str) -> FloatStats | None:
+    """As `measure` under FLOATS of a tensor of one float32 that is positive and finite; None of any other.
+
+    Most tensors of a checkpoint are such: a scale per tensor.
+    """
+    if dtype != "F32" or len(raw) != 4:
+        return None
+    value: float = _FLOAT32.unpack(raw)[0]
+    return FloatStats(1, low=value, high=value, raw=raw) if 0.0 < value < math.inf else None
 
 
 def measure(probe: Probe, chunk: Bytes, at: int, dtype: str, unit: int, inner: int) -> Stats:
@@ -156,7 +172,7 @@ def _e4m3_scales(chunk: Bytes, at: int) -> ByteStats:
     stats = ByteStats(size=chunk.size, checksum=_checksum(chunk))
     if not chunk.size:
         return stats
-    low, high = int(chunk.min()), int(chunk.max())
+    low, high = _range(chunk)
     clean = high < 0x7F
     if not clean or low == 0:
         magnitude = chunk & 0x7F
@@ -176,6 +192,11 @@ def _e4m3_scales(chunk: Bytes, at: int) -> ByteStats:
     return stats
 
 
+def _range(chunk: Bytes) -> tuple[int, int]:
+    """Smallest and largest byte."""
+    return int(np.minimum.reduce(chunk)), int(np.maximum.reduce(chunk))
+
+
 def _at_least(chunk: Bytes, byte: int) -> int:
     """How many bytes are ``byte`` or larger; the mask is kept per thread: allocating it costs more than filling it."""
     mask: Mask | None = getattr(_LOCAL, "mask", None)
@@ -188,7 +209,7 @@ def _e8m0_scales(chunk: Bytes, at: int) -> ByteStats:
     stats = ByteStats(size=chunk.size, checksum=_checksum(chunk))
     if not chunk.size:
         return stats
-    low, high = int(chunk.min()), int(chunk.max())
+    low, high = _range(chunk)
     if high == 255 or low == 0:
         stats.nan = hits(chunk == 255, at)
         stats.zeros = hits(chunk == 0, at)

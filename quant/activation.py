@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -77,8 +76,7 @@ class Filled(NamedTuple):
     """What the zeros became."""
 
 
-@dataclass(frozen=True)
-class Fill:
+class Fill(NamedTuple):
     """A policy with what it needs: ``peers`` in order of preference (first the experts, then the fused set)."""
 
     policy: Policy

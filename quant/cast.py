@@ -50,6 +50,24 @@ def thresholds(fmt: FloatCode) -> NDArray[np.float32]:
     return mid
 
 
+@cache
+def _middles(fmt: FloatCode) -> NDArray[np.float64]:
+    """Midpoints of neighbouring magnitudes, exact in float64 [n - 1]."""
+    mag = magnitudes(fmt).astype(np.float64)
+    return np.asarray((mag[:-1] + mag[1:]) / 2)
+
+
+def nearest(fmt: FloatCode, x: NDArray[np.float64], error: float) -> NDArray[np.uint8] | None:
+    """The nearest codes of positive numbers (or 0) that are within a relative ``error`` of ``x``, saturating.
+
+    uint8, shape of ``x`` (float64, finite).  None when one of them is so near to a midpoint that its code, or a tie,
+    cannot be told.
+    """
+    middles = _middles(fmt)
+    low, high = middles.searchsorted(x * (1 - error)), middles.searchsorted(x * (1 + error), "right")
+    return low.astype(np.uint8) if (low == high).all() else None
+
+
 def encode(fmt: FloatCode, x: NDArray[np.float32]) -> Encoded:
     """The nearest code of every element of ``x`` (float32, any shape), ties to the even code, saturating.
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from quant.errors import RepairError
 from repair import verify
 from repair.compare import compare, total
 from repair.content import Shared
-from repair.inplace import Places, Side, expect_own, holds, put, stage_text, sync_shards
+from repair.frame import Record
+from repair.inplace import Places, Ready, Side, expect_own, holds, put, stage_text, sync_shards
 from repair.journal import Head, Journal, State, Subject, Writer
 from repair.ledger import Entry, Ledger, locked
 from repair.osfs import REAL, Fs
@@ -36,8 +37,7 @@ class Done(enum.Enum):
     COMPLETED = "completed"  # every file is as the interrupted repair meant it
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What was done, in which entry, to which files; ``proof`` says how it was verified."""
 
     done: Done
@@ -146,9 +146,14 @@ def _carry_out(
 ) -> Outcome:
     number = ledger.next_number()
     head = Head(plan.identity(), kind, of, plan.rules, _subjects(ledger, plan, before))
-    writer = Writer(ledger.fs, ledger.part(number), head)
+    writer, ready = Writer(ledger.fs, ledger.part(number), head), Ready()
+
+    def take(record: Record) -> None:
+        writer.add(record)
+        ready.add(record)
+
     try:
-        verdict = compare(ledger.fs, ledger.root, plan, writer.add)
+        verdict = compare(ledger.fs, ledger.root, plan, take)
         if verdict.new:
             ledger.discard(number)
             return Outcome(Done.UNCHANGED, "nothing to repair: all new bytes are there already")
@@ -163,8 +168,8 @@ def _carry_out(
         raise
     writer.close()
     try:
-        put(ledger, journal, Side.NEW, verdict.places)
-        shown = verify.after(ledger, journal, plan, outside, proof)
+        put(ledger, journal, Side.NEW, verdict.places, ready.records)
+        shown = verify.after(ledger, journal, plan, outside, proof, ready.records)
     except BaseException as error:
         _give_up(ledger, journal, verdict.places, error)
         raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +16,7 @@ from auditor.finding import Finding, Safety, Severity
 from auditor.layer import QuantizedLayer
 from quant.errors import NumericError
 from repair.content import Content, Mapped, Shared, Stored, length_of
-from repair.effect import Effect, Effects
+from repair.effect import Effect
 from repair.fixes.catalogue import ENTRIES, RANK
 from repair.fixes.desk import Desk, Options
 from repair.fixes.index import rebuilt
@@ -54,16 +54,7 @@ class Built:
     settled: list[tuple[str, str]] = field(default_factory=list)
     wider: dict[Safety, int] = field(default_factory=dict)  # what a higher risk would mend besides
     copied: list[Left] = field(default_factory=list)  # of ``left``: what is mended in a copy only
-    begun: list[tuple[int, Effects]] = field(default_factory=list)  # effects of repairs, by number, being computed
     against: dict[str, Effect] = field(default_factory=dict)  # errors of touched layers against the source, by name
-
-    def finish(self) -> None:
-        """Wait for the effects that were begun."""
-        for number, effects in self.begun:
-            repair = self.repairs[number]
-            self.repairs[number] = repair._replace(effects=(*repair.effects, *effects()))
-        self.begun.clear()
-        self.desk.tally.close()
 
 
 class SourceFixes:
@@ -125,7 +116,6 @@ def build(ctx: Context, findings: Sequence[Finding], options: Options, source: S
         if not items:
             built.settled.append((finding.code, finding.tensor))
     _index_new(built.desk)
-    built.finish()
     if source is not None:
         measure_against(built, source)
     return built
@@ -152,9 +142,9 @@ def rewrites(built: Built) -> dict[str, dict[str, Change]]:
         known = shard.get(made.like.name, Change())
         if made.beside:
             new = New(made.name, made.dtype, made.shape, made.content)
-            shard[made.like.name] = replace(known, beside=(*known.beside, new))
+            shard[made.like.name] = known._replace(beside=(*known.beside, new))
         else:
-            shard[made.like.name] = replace(known, dtype=made.dtype, shape=made.shape, content=made.content)
+            shard[made.like.name] = known._replace(dtype=made.dtype, shape=made.shape, content=made.content)
     return found
 
 
@@ -216,8 +206,7 @@ def _take(item: Proposal | Left, built: Built, options: Options) -> None:
         reason = f"needs --risk {item.safety.label}: {item.reason}"
         built.left.append(Left(item.rule, item.tensor, reason, item.places))
         return
-    if item.measure is not None:
-        built.begun.append((len(built.repairs), item.measure()))
+    effects = item.effects + (item.measure() if item.measure else ())
     for change in changes:
         if isinstance(change, Edit):
             built.desk.overlay.put(change.ref, change.at, change.new, item.rule, item.reason, item.safety)
@@ -227,7 +216,8 @@ def _take(item: Proposal | Left, built: Built, options: Options) -> None:
             built.desk.rewrite(change, item)
         else:
             built.desk.tensors[change.name] = change
-    built.repairs.append(Repair(*(getattr(item, name) for name in Repair._fields)))
+    kept = (item.rule, item.tensor, item.safety, item.reason, item.places, item.change, item.layers)
+    built.repairs.append(Repair(*kept, effects, item.group))
 
 
 def plan(built: Built) -> Plan:

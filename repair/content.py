@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from quant.errors import RepairError
 from repair.handle import Handle, naming
@@ -79,8 +79,7 @@ class Computed:
         return self.make(start, length)
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
+class Mapped(NamedTuple):
     """Each byte of ``old`` through a ``table`` of 256: what a change of scale makes of byte codes.
 
     As a patch's new bytes over that patch's own old bytes it is journalled as the table, not as its bytes.

@@ -1,42 +1,33 @@
 """What a repair does to the weights of a layer: how far they move, predicted from scales and codes.
 
 The dequantised weights depend on a block's scale byte and its codes only, so the sum of the squared codes over all
-blocks with one scale byte is all that is needed: the errors below are exact, not estimates.
+blocks with one scale byte is all that is needed.  Errors of small layers are exact; those of larger ones are measured
+on blocks from all over the layer, enough for the digits that are shown, and say on how many.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from auditor.layer import Geometry, QuantizedLayer
-from auditor.source import opened
 from auditor.tensorref import TensorRef
 from quant.codes import E2M1, E4M3
 from quant.metrics import ErrorSums
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
 Read = Callable[[TensorRef, int, int], bytes]
+Rows = tuple[int, int]  # of scales: [first, last)
 SOURCE = "the source"  # what errors are relative to where it was given
-BLOCKS = 1 << 17  # looked at together
+SAMPLE, GROUPS = 1 << 13, 4  # blocks of one layer that stand for all of it, in so many runs
 MEASURED = 512 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
-_THREADS = 4
-_AHEAD = 128  # chunks that wait to be summed: 16 MB of scales, and of codes where those are planned anew
 
 
-@dataclass(frozen=True)
-class Effect:
+class Effect(NamedTuple):
     """How a layer's weights change.  ``before`` and ``after`` are errors relative to ``of``: root of Σ(w-v)² / Σw².
 
     None where the error has no number (NaN before, content lost).  ``note`` says what else there is to say.
@@ -56,105 +47,67 @@ def against_source(layer: str, before: ErrorSums, after: ErrorSums) -> Effect:
     return Effect(layer, SOURCE, root[0], root[1], f"SQNR {decibels[0]} -> {decibels[1]}")
 
 
-Effects = Callable[[], tuple[Effect, ...]]  # called once, when all is planned
+class Energy(NamedTuple):
+    """Blocks of a layer by scale byte: the sum of their squared codes; float64 [256], exact.
 
-
-@dataclass(frozen=True)
-class Energy:
-    """Blocks of a layer by scale byte: the sum of their squared codes; float64 [256], exact."""
+    ``taken`` of ``blocks`` blocks were looked at.
+    """
 
     squares: NDArray[np.float64]
+    taken: int = 0
+    blocks: int = 0
 
     def error(self, old: NDArray[np.float64], new: NDArray[np.float64]) -> float:
         """Relative error when a block with scale byte b goes from step ``old[b]`` to ``new[b]``, float64 [256]."""
         live = self.squares > 0
-        moved = math.fsum(self.squares[live] * (new[live] - old[live]) ** 2)
-        held = math.fsum(self.squares[live] * old[live] ** 2)
+        squares, old, new = self.squares[live], old[live], new[live]
+        moved, held = float((squares * (new - old) ** 2).sum()), float((squares * old**2).sum())
         return math.sqrt(moved / held) if held else 0.0
 
 
 class Tally:
-    """Sums codes on threads beside the one that plans.  ``most``: bytes of codes that are read in all."""
+    """Sums codes.  ``most``: bytes of codes that are read in all; ``sample``: blocks that stand for a layer of more."""
 
-    def __init__(self, most: int = MEASURED) -> None:
-        """No thread is started yet."""
-        self._left = most
-        self._room = threading.Semaphore(_AHEAD)
-        self._pool: ThreadPoolExecutor | None = None
+    def __init__(self, most: int = MEASURED, sample: int = SAMPLE) -> None:
+        """Nothing is read yet."""
+        self._left, self._sample = most, sample
 
-    def begin(
-        self, layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = None, stored: Path | None = None
-    ) -> Callable[[], Energy] | None:
-        """Sum the layer's blocks, of all rows of scales or of [first, last); what comes back waits for their energy.
+    def energy(self, layer: QuantizedLayer, read: Read, rows: Rows | None = None) -> Energy | None:
+        """Sum blocks of the layer, of all rows of scales or of [first, last), as ``read`` gives them.
 
-        Blocks count as ``read`` gives them now; where the codes are those of the shard ``stored``, which is not
-        written before the energy is there, they are read from it on the thread that sums them.  None where shapes do
-        not agree, and once ``most`` bytes of codes were asked for.
+        Of a layer with more blocks than stand for it those of GROUPS runs of rows count, evenly spread.  None where
+        shapes do not agree, and once ``most`` bytes of codes were asked for.
         """
         geometry = layer.geometry()
         if geometry is None:
             return None
         first, last = rows or (0, geometry.rows)
-        self._left -= (last - first) * geometry.inner * geometry.unit
+        runs = list(sample(geometry, first, last, self._sample))
+        taken = sum(count for _, count in runs) * geometry.inner
+        self._left -= taken * geometry.unit
         if self._left < 0:
             return None
-        sums = []
-        for start, count in _chunks(geometry, first, last):
-            scales, ref = read(layer.scales, start, count), layer.codes
-            at, length = start * geometry.unit, count * geometry.unit
-            codes = read(ref, at, length) if stored is None else _Place(stored, ref.start + at, length)
-            sums.append(self._submit(scales, codes, geometry))
-
-        def wait() -> Energy:
-            total = np.zeros(256)
-            for one in sums:
-                total += one.result()
-            return Energy(total / 4)
-
-        return wait
-
-    def _submit(self, scales: bytes, codes: bytes | _Place, geometry: Geometry) -> Future[NDArray[np.float64]]:
-        """Sum a chunk when a thread is free; waits while too many chunks do."""
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
-        self._room.acquire()
-        future = self._pool.submit(_squares, scales, codes, geometry)
-        future.add_done_callback(lambda _: self._room.release())
-        return future
-
-    def close(self) -> None:
-        """Let the threads go; what was begun is finished first."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        scales, codes = (
+            b"".join(read(ref, start * width, count * width) for start, count in runs)
+            for ref, width in ((layer.scales, geometry.inner), (layer.codes, geometry.inner * geometry.unit))
+        )
+        sums = _sums(codes, geometry.unit, geometry.inner)
+        squares = np.bincount(np.frombuffer(scales, np.uint8), weights=sums, minlength=256)
+        return Energy(squares / 4, taken, (last - first) * geometry.inner)
 
 
-class _Place(NamedTuple):
-    """Bytes of a file that a thread reads when their turn comes."""
+def sample(geometry: Geometry, first: int, last: int, most: int) -> Iterator[tuple[int, int]]:
+    """(first row, count) of runs of rows of scales that stand for [first, last).
 
-    path: Path
-    at: int
-    length: int
-
-    def read(self) -> bytes:
-        with opened(self.path) as file:
-            return file.read(self.at, self.length)
-
-
-def _chunks(geometry: Geometry, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """(first block, count) of some blocks at a time, of [first, last) rows of scales."""
-    step = max(1, BLOCKS // geometry.inner)
-    for row in range(first, last, step):
-        yield row * geometry.inner, min(step, last - row) * geometry.inner
-
-
-def _squares(scales: bytes, codes: bytes | _Place, geometry: Geometry) -> NDArray[np.float64]:
-    """Squared codes in quarters, summed by scale byte; float64 [256], exact."""
-    raw = codes if isinstance(codes, bytes) else codes.read()
-    sums = _sums(raw, geometry.unit, geometry.inner)
-    return np.asarray(np.bincount(np.frombuffer(scales, np.uint8), weights=sums, minlength=256), np.float64)
+    All of it where it has no more than ``most`` blocks; of fewer than GROUPS rows never a part.
+    """
+    count = max(1, most // GROUPS // geometry.inner)
+    if last - first <= GROUPS * count:
+        if last > first:
+            yield first, last - first
+        return
+    for number in range(GROUPS):
+        yield first + (last - first - count) * number // (GROUPS - 1), count
 
 
 @cache
@@ -181,7 +134,7 @@ def _sums(codes: bytes, unit: int, inner: int) -> NDArray[np.uint64]:
     return words if unit == 8 else np.asarray(words.reshape(-1, unit // 8).sum(axis=1))
 
 
-def counts(layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = None) -> NDArray[np.int64]:
+def counts(layer: QuantizedLayer, read: Read, rows: Rows | None = None) -> NDArray[np.int64]:
     """How many block scales of a layer have each byte, int64 [256]; of all rows of scales or of [first, last)."""
     geometry = layer.geometry()
     inner = geometry.inner if geometry else 1

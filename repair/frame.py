@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from repair.refusals import DamagedJournalError
 
@@ -34,8 +34,7 @@ MAX_NAME = 0xFFFF
 MAX_HEAD = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One range of a shard (``offset`` absolute), or one text file (``offset`` 0, None when it is not there).
 
     ``table``: of a range whose every new byte is the table's entry for the old one; it is kept instead of ``new``.
@@ -51,7 +50,7 @@ class Record:
     table: bytes | None = None
 
 
-def checksum(*parts: bytes) -> bytes:
+def checksum(*parts: bytes | memoryview) -> bytes:
     """blake2b of the parts together, 16 bytes."""
     made = hashlib.blake2b(digest_size=SUM)
     for part in parts:
@@ -65,19 +64,17 @@ def head(text: bytes) -> bytes:
     return raw + hashlib.sha256(raw).digest()
 
 
-def pack(record: Record, chain: bytes) -> tuple[bytes, bytes]:
-    """A record as bytes, with its checksum, and that checksum."""
+def pack(record: Record, chain: bytes) -> tuple[bytes, ...]:
+    """A record in pieces: what describes it, its old bytes, its new ones, the checksum over them and ``chain``."""
     tensor, rule = (name.encode("utf-8", "backslashreplace")[:MAX_NAME] for name in (record.tensor, record.rule))
     new = record.new if record.table is None else record.table
     lengths = (ABSENT if content is None else len(content) for content in (record.old, new))
     fixed = RECORD.pack(record.kind, record.file, record.offset, *lengths, len(tensor), len(rule))
-    body = b"".join((fixed, tensor, rule, record.old or b"", new or b""))
-    made = checksum(chain, body)
-    return body + made, made
+    body = (fixed + tensor + rule, record.old or b"", new or b"")
+    return (*body, checksum(chain, *body))
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """The fixed part of a record: where its bytes lie."""
 
     kind: int
@@ -94,25 +91,22 @@ class Shape:
         return self.tensor + self.rule + (self.old or 0) + (self.new or 0)
 
 
-def shape(fixed: bytes) -> Shape:
+def shape(fixed: memoryview) -> Shape:
     """The fixed part, read."""
     kind, file, offset, old, new, tensor, rule = RECORD.unpack(fixed)
     known = (None if old == ABSENT else old, None if new == ABSENT else new)
     return Shape(kind, file, offset, *known, tensor, rule)
 
 
-def unpack(at: Shape, fixed: bytes, rest: bytes, chain: bytes, trusted: bool = False) -> tuple[Record, bytes]:
-    """A record from its bytes (checksum last), and its checksum.
-
-    DamagedJournalError when the checksum does not hold; it is not computed of a ``trusted`` journal.
-    """
-    body, made = rest[:-SUM], rest[-SUM:]
-    if not trusted and checksum(chain, fixed, body) != made:
+def unpack(at: Shape, fixed: memoryview, rest: memoryview, chain: bytes) -> tuple[Record, bytes]:
+    """A record from its bytes (checksum last), and its checksum; DamagedJournalError when that does not hold."""
+    body, made = rest[:-SUM], bytes(rest[-SUM:])
+    if checksum(chain, fixed, body) != made:
         raise DamagedJournalError("a record's checksum does not hold")
     cuts = [at.tensor, at.rule, at.old or 0, at.new or 0]
     parts, start = [], 0
     for cut in cuts:
-        parts.append(body[start : start + cut])
+        parts.append(bytes(body[start : start + cut]))
         start += cut
     tensor, rule = (part.decode("utf-8", "replace") for part in parts[:2])
     old = None if at.old is None else parts[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from repair.ledger import Ledger
 from repair.refusals import ChangedError, DamagedJournalError, ForeignJournalError, refuse_file
 
 Places = Mapping[str, tuple[int, int]]
+Group = tuple[int, Subject, Iterator[Record]]
+_READY = 64 << 20  # bytes
 
 
 class Side(enum.Enum):
@@ -32,22 +34,49 @@ def side_of(record: Record, side: Side) -> bytes | None:
     return record.old if side is Side.OLD else record.new
 
 
-def by_subject(journal: Journal, trusted: bool = False) -> Iterator[tuple[int, Subject, Iterator[Record]]]:
-    """The journal's records, file by file."""
-    for number, records in groupby(journal.records(trusted), key=lambda record: record.file):
+class Ready:
+    """New bytes of a journal that is being written, held while they are few: they need not be read back from it."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.records: list[Record] | None = []
+        self._room = _READY
+
+    def add(self, record: Record) -> None:
+        """Keep the new bytes of the next record."""
+        if self.records is None:
+            return
+        new = record.new
+        if new is None and record.table is not None and record.old is not None:
+            new = record.old.translate(record.table)
+        self._room -= len(new or b"") + 1000
+        self.records.append(record._replace(old=None, new=new))
+        if self._room < 0:
+            self.records = None
+
+
+def by_subject(journal: Journal, ready: Sequence[Record] | None = None) -> Iterator[Group]:
+    """The journal's records, file by file; ``ready``: they are in memory, as far as they are asked for."""
+    for number, records in groupby(journal.records() if ready is None else ready, key=lambda record: record.file):
         yield number, journal.head.subjects[number], records
 
 
-def put(ledger: Ledger, journal: Journal, side: Side, places: Places | None = None) -> None:
+def put(
+    ledger: Ledger,
+    journal: Journal,
+    side: Side,
+    places: Places | None = None,
+    ready: Sequence[Record] | None = None,
+) -> None:
     """Write one side of every record and sync.  ``places``: the files that were compared; no other is written.
-    Without it a file must have its size and header.
+    Without it a file must have its size and header.  ``ready``: the records, that side held in memory.
 
     Bytes are written whether or not they seem to be there: after a failed sync the system may show bytes that
     the disk does not hold.
     """
     fs, root = ledger.fs, ledger.root
     texts = False
-    for number, subject, records in by_subject(journal):
+    for number, subject, records in by_subject(journal, ready):
         if subject.state is None:
             for record in records:
                 _put_text(ledger, journal, number, subject, side_of(record, side))
@@ -137,12 +166,12 @@ def _expect_either(file: Handle, record: Record, journal: Journal) -> None:
         raise ChangedError(f"{file.name}: offset {at}: neither the old nor the new byte of {journal.name}")
 
 
-def holds(ledger: Ledger, journal: Journal, side: Side, trusted: bool = False) -> str:
+def holds(ledger: Ledger, journal: Journal, side: Side, ready: Sequence[Record] | None = None) -> str:
     """What is not on that side, or has another size, header or mode than before; "" when all is well.
 
-    ``trusted``: every checksum of the journal was held against its bytes a moment ago.
+    ``ready``: as for `put`.
     """
-    for _, subject, records in by_subject(journal, trusted):
+    for _, subject, records in by_subject(journal, ready):
         path = ledger.root / subject.name
         if subject.state is None:
             for record in records:

@@ -10,9 +10,8 @@ import enum
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from auditor.checkpoint import SUFFIX, is_file_name
 from quant.errors import RepairError
@@ -24,6 +23,7 @@ from repair.patch import FileState
 from repair.refusals import DamagedJournalError
 
 _FLUSH = 1 << 20
+_DIRECT = 1 << 15  # bytes that are written on their own
 
 
 class State(enum.Enum):
@@ -34,8 +34,7 @@ class State(enum.Enum):
     TORN = "torn"  # neither: the mark was being written, or was damaged
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """A file that the journal is about.  ``state`` is None for a text file, ``mode`` when it was not there."""
 
     name: str
@@ -45,8 +44,7 @@ class Subject:
     gid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What a journal says of itself: the plan, what it takes back, the files by name, size and header hash."""
 
     plan: str
@@ -57,7 +55,8 @@ class Head:
 
     def to_json(self) -> bytes:
         """As stored."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True).encode()
+        subjects = [{**s._asdict(), "state": s.state and s.state._asdict()} for s in self.subjects]
+        return json.dumps({**self._asdict(), "subjects": subjects}, separators=(",", ":"), sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, raw: bytes) -> Head:
@@ -113,16 +112,23 @@ class Writer:
 
     def add(self, record: Record) -> None:
         """Append; RepairError when there is no room."""
-        raw, self._chain = frame.pack(record, self._chain)
-        self._buffer += raw
+        parts = frame.pack(record, self._chain)
+        self._chain = parts[-1]
         self.records += 1
+        for part in parts:
+            if len(part) < _DIRECT:
+                self._buffer += part
+            else:  # as it is: copied it would cost as much again
+                self._flush()
+                self._file.write(self._at, part)
+                self._at += len(part)
         if len(self._buffer) >= _FLUSH:
             self._flush()
 
     def _flush(self) -> None:
-        self._file.write(self._at, bytes(self._buffer))
-        self._at += len(self._buffer)
-        self._buffer.clear()
+        buffer, self._buffer = self._buffer, bytearray()
+        self._file.write(self._at, memoryview(buffer))
+        self._at += len(buffer)
 
     def seal(self) -> None:
         """Close the records, leave room for the mark, and sync."""
@@ -191,12 +197,12 @@ class Journal:
         elif not any(found):
             self.state = State.UNFINISHED
 
-    def records(self, trusted: bool = False) -> Iterator[Record]:
-        """Every record, a few at a time in memory; checked, unless all were checked a moment ago."""
-        for _, record in self.placed(trusted):
+    def records(self) -> Iterator[Record]:
+        """Every record, a few at a time in memory, checked."""
+        for _, record in self.placed():
             yield record
 
-    def placed(self, trusted: bool = False) -> Iterator[tuple[int, Record]]:
+    def placed(self) -> Iterator[tuple[int, Record]]:
         """As `records`, with the offset of its old bytes in the journal; DamagedJournalError at the first flaw."""
         with self._open() as file, self._naming():
             cursor = _Cursor(file, self._first, self._end)
@@ -207,7 +213,7 @@ class Journal:
                 self._check(at, order)
                 order = (at.file, at.offset + (at.old or 0))
                 place = cursor.position + at.tensor + at.rule
-                record, chain = frame.unpack(at, fixed, cursor.take(at.body + frame.SUM), chain, trusted)
+                record, chain = frame.unpack(at, fixed, cursor.take(at.body + frame.SUM), chain)
                 yield place, record
             if chain != self._last or cursor.position != self._end:
                 raise DamagedJournalError("its records are not those that were sealed")
@@ -263,15 +269,16 @@ class _Cursor:
 
     def __init__(self, file: Handle, start: int, end: int) -> None:
         self._file, self.position, self._end = file, start, end
-        self._buffer, self._base = b"", start
+        self._buffer, self._base = memoryview(b""), start
 
-    def take(self, length: int) -> bytes:
+    def take(self, length: int) -> memoryview:
         if self.position + length > self._end:
             raise DamagedJournalError("a record reaches past the end")
         start = self.position - self._base
         if start + length > len(self._buffer):
             self._base = self.position
-            self._buffer = self._file.read(self.position, min(max(length, _FLUSH), self._end - self.position))
+            most = min(max(length, _FLUSH), self._end - self.position)
+            self._buffer = memoryview(self._file.read(self.position, most))
             start = 0
         self.position += length
         return self._buffer[start : start + length]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from auditor.checkpoint import SUFFIX, is_file_name
 from auditor.finding import Safety
@@ -20,8 +21,7 @@ from repair.osfs import REAL, Fs
 MAX_TEXT = MAX_INDEX  # bytes; text files are held in memory
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(NamedTuple):
     """A range of one shard: ``old`` becomes ``new``, which is as long.  ``offset`` is absolute in the file."""
 
     file: str
@@ -44,8 +44,7 @@ class Patch:
         return self.offset + self.length
 
 
-@dataclass(frozen=True, slots=True)
-class TextPatch:
+class TextPatch(NamedTuple):
     """A small text file, replaced as a whole; None means that the file is not there (before, or after)."""
 
     file: str
@@ -56,8 +55,7 @@ class TextPatch:
     safety: Safety = Safety.EXACT
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A finding that the plan leaves alone, and why.  Never silence."""
 
     code: str
@@ -65,8 +63,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(NamedTuple):
     """What a shard was when the plan was made.
 
     ``header_sha256``: of its first ``data_start`` bytes, the length included.  ``mtime_ns`` is for people: a

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from auditor.header import parse, stored_size
 from quant.errors import RepairError
@@ -15,8 +15,7 @@ from repair.patch import read_state
 from repair.shardheader import Entry, header_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class New:
+class New(NamedTuple):
     """A tensor that the shard did not have."""
 
     name: str
@@ -25,8 +24,7 @@ class New:
     content: Content
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What becomes of one tensor; None leaves that part as it is.  ``beside``: new tensors right behind it."""
 
     dtype: str | None = None
@@ -37,8 +35,7 @@ class Change:
     beside: tuple[New, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """One tensor of the new file: its entry, and where its bytes come from."""
 
     name: str

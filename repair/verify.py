@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from quant.errors import RepairError
+from repair.frame import Record
 from repair.handle import Handle
 from repair.inplace import Side, holds
 from repair.journal import Journal
@@ -51,9 +52,16 @@ def _hash(file: Handle, gaps: Iterable[tuple[int, int]]) -> str:
     return sha.hexdigest()
 
 
-def after(ledger: Ledger, journal: Journal, plan: Plan, before: dict[str, str], proof: Proof) -> str:
+def after(
+    ledger: Ledger,
+    journal: Journal,
+    plan: Plan,
+    before: dict[str, str],
+    proof: Proof,
+    ready: Sequence[Record] | None = None,
+) -> str:
     """What was proven, in words; RepairError when a planned byte is not there or another one changed."""
-    if why := holds(ledger, journal, Side.NEW, trusted=True):  # checked while its bytes were written
+    if why := holds(ledger, journal, Side.NEW, ready):
         raise RepairError(f"what was written is not there: {why}")
     shown = f"{journal.count} ranges read back"
     if proof is Proof.RANGES:

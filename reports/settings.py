@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from auditor.audit import Depth
 from auditor.finding import Finding, Severity
@@ -31,8 +31,7 @@ _PATHS = ("output", "baseline")
 KEYS = (*_CHOICES, *_SWITCHES, *_PATHS, "select", "ignore", "jobs")
 
 
-@dataclass(frozen=True)
-class Excuse:
+class Excuse(NamedTuple):
     """Findings that are excused: a code prefix, a glob of tensor names, and why."""
 
     code: str
@@ -44,8 +43,7 @@ class Excuse:
         return matches(finding.code, self.code) and fnmatchcase(finding.tensor, self.tensor)
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What a settings file says; None where it says nothing.  Paths are relative to the file's folder."""
 
     source: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,7 @@ from repair.fixes.overlay import Overlay
 from repair.fixes.proposal import NewTensor, Proposal, TextEdit
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """How far repairs may go.  ``include``: codes of repairs that are made only when they are asked for by name."""
 
     risk: Safety = Safety.EXACT
@@ -99,7 +99,10 @@ class Desk:
         self.texts[edit.file] = TextEdit(edit.file, edit.new, rule, reason, safety)
 
     def values(self, ref: TensorRef) -> list[float]:
-        """All values of a small tensor as they will be: float, E4M3 or E8M0 dtype."""
+        """All values of a small tensor as they will be: float, E4M3 or E8M0 dtype.  Not to be changed by the caller."""
+        known = None if self.overlay.touched(ref) else self.ctx.values(ref)
+        if known is not None:
+            return known
         raw = self.raw(ref)
         if ref.dtype in FLOAT_DTYPES:
             return [float(v) for v in decode_floats(raw, ref.dtype)]

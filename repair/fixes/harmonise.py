@@ -7,9 +7,10 @@ v(b) * s / s* (ties to even): a table of 256 entries, so a tensor of any size is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,46 +18,75 @@ from numpy.typing import NDArray
 from auditor.finding import Finding, Safety
 from auditor.layer import QuantizedLayer
 from auditor.scalars import faulty
-from quant.cast import encode
+from quant.cast import encode, nearest
 from quant.codes import E4M3
 from quant.scheme import GlobalScale
-from repair.effect import Effect, Effects, Energy, counts, steps
+from repair.effect import Effect, Energy, counts, steps
 from repair.fixes.blocks import Bytes, pick, zero_codes
 from repair.fixes.desk import Desk, pieces
 from repair.fixes.proposal import Edit, Left, Proposal, Rescale
 
 _STEP = 1 << 20
+Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Member:
-    """One projection (one expert of a fused 3-D one) whose block scales change: ``rows`` of its scales."""
+    """One projection (one expert of a fused 3-D one) whose block scales change: ``rows`` of its scales.
+
+    ``maybe`` and ``surely``: scale bytes that may and that do occur, bool [256]; ``count`` counts them where that does
+    not settle what is asked.
+    """
 
     layer: QuantizedLayer
     expert: int
     old: float
     new: float
     rows: tuple[int, int]
-    table: Bytes
-    found: NDArray[np.int64]  # block scales by byte
+    maybe: Mask
+    surely: Mask
+    count: Callable[[], NDArray[np.int64]]
 
-    @property
+    @cached_property
+    def ratio(self) -> Fraction:
+        """What block scales are multiplied by, exactly."""
+        return ratio_of(self.old, self.new, self.divides)
+
+    @cached_property
+    def table(self) -> Bytes:
+        """The new byte of each."""
+        return rescaled(self.ratio)
+
+    @cached_property
+    def found(self) -> NDArray[np.int64]:
+        """Block scales by byte."""
+        return self.count()
+
+    @cached_property
     def flushed(self) -> int:
         """Block scales that become zero."""
-        return int(self.found[(self.table == 0) & _POSITIVE].sum())
+        return self._among((self.table == 0) & _POSITIVE)
 
-    @property
+    @cached_property
     def subnormal(self) -> int:
         """Block scales that become subnormal."""
-        below = (self.table & 0x7F < 8) & (self.table & 0x7F > 0)
-        return int(self.found[below & (np.arange(256) & 0x7F >= 8)].sum())
+        magnitude = self.table & 0x7F
+        return self._among((magnitude < 8) & (magnitude > 0) & _NORMAL)
 
-    @property
+    def _among(self, wanted: Mask) -> int:
+        return int(self.found[wanted].sum()) if (wanted & self.maybe).any() else 0
+
+    @cached_property
     def exact(self) -> bool:
         """Whether every weight keeps its value."""
-        ratio = ratio_of(self.old, self.new, self.divides)
-        top, bottom = ratio.numerator, ratio.denominator
-        return all(_UNITS[b & 0x7F] * top == _UNITS[self.table[b] & 0x7F] * bottom for b in np.flatnonzero(self.found))
+        if not self._keeps(self.surely):
+            return False
+        return self._keeps(self.maybe) or self._keeps(self.found > 0)
+
+    def _keeps(self, present: Mask) -> bool:
+        top, bottom = self.ratio.numerator, self.ratio.denominator
+        after = self.table.tolist()
+        return all(_UNITS[b & 0x7F] * top == _UNITS[after[b] & 0x7F] * bottom for b in np.flatnonzero(present).tolist())
 
     @property
     def divides(self) -> bool:
@@ -64,9 +94,12 @@ class Member:
         return self.layer.format.global_scale is GlobalScale.DIVIDE
 
 
-_POSITIVE = (np.arange(256) & 0x7F > 0) & (np.arange(256) & 0x7F < 0x7F)
+_MAGNITUDE = np.arange(256) & 0x7F
+_POSITIVE = (_MAGNITUDE > 0) & (_MAGNITUDE < 0x7F)
+_NORMAL = _MAGNITUDE >= 8
 # Magnitudes in units of the smallest, as whole numbers; NaN as 0: it stays what it is.
 _UNITS = [int(float(v) * 512) for v in E4M3.values[:0x7F]] + [0]
+_FINITE = E4M3.values[:0x7F].astype(np.float64)
 _EXACT_IN_FLOAT64 = 25  # bits of both sides of a ratio of float32 numbers, powers of two apart
 
 
@@ -78,11 +111,13 @@ def ratio_of(old: float, new: float, divides: bool) -> Fraction:
 def rescaled(ratio: Fraction) -> Bytes:
     """The byte nearest to ``ratio`` (at most 1) times the value of each E4M3 byte, ties to even; NaN stays.
 
-    uint8 [256].  The exact product is brought to float32 by rounding to odd, which no later rounding to four bits
-    can tell from the product itself.
+    uint8 [256].  Where rounding to float64 might decide, the exact product is brought to float32 by rounding to odd,
+    which no later rounding to four bits can tell from the product itself.
     """
     table = np.arange(256, dtype=np.uint8)
-    magnitudes = encode(E4M3, _to_odd(_products(ratio))).codes
+    magnitudes = nearest(E4M3, _FINITE * float(ratio), 2.0**-50)
+    if magnitudes is None:
+        magnitudes = encode(E4M3, _to_odd(_products(ratio))).codes
     table[:0x7F] = magnitudes
     table[0x80:0xFF] = magnitudes | 0x80
     return table
@@ -149,7 +184,7 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         _edits(desk, members, changing),
         tuple(m.name for m in members),
         group=label,
-        measure=lambda: _measure(desk, changing),
+        measure=lambda: tuple(_measure(desk, changing)),
     )
 
 
@@ -175,8 +210,21 @@ def _changing(desk: Desk, members: Sequence[QuantizedLayer], columns: list[list[
                 continue
             height = geometry.rows // len(columns[0])
             rows = (expert * height, (expert + 1) * height)
-            table = rescaled(ratio_of(value, target, divides))
-            yield Member(layer, expert, value, target, rows, table, counts(layer, desk.read, rows))
+            whole = height == geometry.rows
+            count = partial(counts, layer, desk.read, rows)
+            yield Member(layer, expert, value, target, rows, *_occurring(desk, layer, whole), count)
+
+
+def _occurring(desk: Desk, layer: QuantizedLayer, whole: bool) -> tuple[Mask, Mask]:
+    """Scale bytes that may occur, and those that surely do in all rows of the layer: as the scan found them."""
+    stats = None if desk.stored(layer.scales) is None else desk.ctx.byte_stats(layer.scales)
+    maybe, surely = np.ones(256, np.bool_), np.zeros(256, np.bool_)
+    if stats is not None and not stats.negative.count:
+        maybe[:] = False
+        maybe[stats.low : stats.high + 1] = True
+        maybe[[0, 0x7F, 0xFF]] = [stats.zeros.count > 0, *[stats.nan.count > 0] * 2]
+        surely[[low for low in (stats.low, stats.high) if whole and 0 <= low < 256]] = True
+    return maybe, surely
 
 
 def _reason(changing: Sequence[Member], exact: bool) -> str:
@@ -187,21 +235,22 @@ def _reason(changing: Sequence[Member], exact: bool) -> str:
     return f"the set's {word} for all, {how}" + "".join(f", {part}" for part in lost)
 
 
-def _measure(desk: Desk, changing: Sequence[Member]) -> Effects:
-    """Begin to sum the codes of each member, as they are before any of them changes."""
-    begun = [(m, desk.tally.begin(m.layer, desk.read, m.rows, desk.stored(m.layer.codes))) for m in changing]
-    return lambda: tuple(_effect(member, energy() if energy else None) for member, energy in begun)
+def _measure(desk: Desk, changing: Sequence[Member]) -> Iterator[Effect]:
+    for member in changing:
+        energy = desk.tally.energy(member.layer, desk.read, member.rows)
+        yield _effect(member, energy or Energy(member.found.astype(np.float64)))
 
 
-def _effect(member: Member, known: Energy | None) -> Effect:
+def _effect(member: Member, known: Energy) -> Effect:
     """Before: the error of a loader that takes the set's scale without rescaling; after: of the re-rounding."""
     true, loaded = steps(member.old, member.divides), steps(member.new, member.divides)
     after = loaded[member.table]
     lost = member.flushed + member.subnormal
     notes = [f"{member.flushed} scales to zero, {member.subnormal} to subnormal"] * bool(lost)
-    if known is None:  # enough was read: every block counts the same
-        known = Energy(member.found.astype(np.float64))
+    if not known.taken:  # enough codes were read: every block counts the same
         notes.append("all blocks counted alike")
+    elif known.taken < known.blocks:
+        notes.append(f"from {known.taken} of {known.blocks} blocks")
     of, note = "the stored weights", "; ".join(notes)
     return Effect(member.layer.name, of, known.error(true, loaded), known.error(true, after), note)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
@@ -95,8 +96,7 @@ def _compose(old: list[Segment], new: Segment) -> list[Segment]:
     return pieces
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
+class _Tensor(NamedTuple):
     """The stored bytes of one tensor, to be read at offsets."""
 
     stored: Callable[[TensorRef, int, int], bytes]
@@ -172,11 +172,8 @@ class Overlay:
         """
         for track in sorted(self._tracks.values(), key=lambda t: (t.ref.shard, t.ref.start)):
             for segment in track.segments:
-                old, new = (
-                    self._stored(track.ref, segment.at, segment.end - segment.at),
-                    segment.part(segment.at, segment.end),
-                )
-                low, high = _unlike(old, new)
+                old = self._stored(track.ref, segment.at, segment.end - segment.at)
+                low, high = _unlike(old, segment.new)
                 if low == 0 and high == len(old):
                     yield track.ref, segment, old
                 elif low < high:
@@ -184,18 +181,21 @@ class Overlay:
                     if isinstance(content, Mapped):
                         content = self._table(track.ref, segment.at + low, high - low, content.table)
                     else:
-                        content = self._kept(new[low:high])
+                        content = self._kept(segment.part(segment.at + low, segment.at + high))
                     part = Segment(segment.at + low, content, segment.rule, segment.reason, segment.safety)
                     yield track.ref, part, old[low:high]
 
 
-def _unlike(old: bytes, new: bytes) -> tuple[int, int]:
+def _unlike(old: bytes, new: Content) -> tuple[int, int]:
     """The range outside of which both are equal; empty when they are equal throughout."""
-    if old == new:
+    if isinstance(new, Mapped) and all(new.table[byte] != byte for byte in (old[0], old[-1])):
+        return 0, len(old)
+    later = piece_of(new, 0, len(old))
+    if old == later:
         return 0, 0
     low, high = 0, len(old)
-    while old[low] == new[low]:
+    while old[low] == later[low]:
         low += 1
-    while old[high - 1] == new[high - 1]:
+    while old[high - 1] == later[high - 1]:
         high -= 1
     return low, high

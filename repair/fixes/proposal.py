@@ -9,7 +9,7 @@ from typing import NamedTuple
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
 from repair.content import Content
-from repair.effect import Effect, Effects
+from repair.effect import Effect
 
 
 class Edit(NamedTuple):
@@ -69,8 +69,8 @@ class Proposal:
 
     ``rule`` and ``tensor`` are the finding's; ``reason`` says why these bytes; ``places`` counts the elements that are
     mended; ``change`` is old -> new in short.  ``changes`` may be an iterator, taken only when the risk is accepted.
-    ``layers``: names of the layers that it touches.  ``effects`` are known; ``measure`` begins to compute more of
-    them from the bytes as they are before ``changes``, and is called only when the risk is accepted.
+    ``layers``: names of the layers that it touches.  ``effects`` are known; ``measure`` computes more of them
+    from the bytes as they are before ``changes``, and is called only when the risk is accepted.
     """
 
     rule: str
@@ -83,11 +83,10 @@ class Proposal:
     layers: tuple[str, ...] = ()
     effects: tuple[Effect, ...] = field(default=())
     group: str = ""  # label of the fused set, where the repair concerns one
-    measure: Callable[[], Effects] | None = None
+    measure: Callable[[], tuple[Effect, ...]] | None = None
 
 
-@dataclass(frozen=True)
-class Left:
+class Left(NamedTuple):
     """A finding, or a part of it, that is not mended, and why."""
 
     rule: str

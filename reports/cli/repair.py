@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,7 @@ class Job:
         from repair.planfile import save
 
         if built.desk.tensors:  # a plan is of bytes in their places: an index of tensors to be added has none in it
-            options = replace(self.options, rewrite=False)
+            options = self.options._replace(rewrite=False)
             built = build.build(built.desk.ctx, built.desk.findings, options, source)
             plan = build.plan(built)
         save(plan, file)

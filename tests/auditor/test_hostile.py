@@ -79,8 +79,8 @@ def test_a_shard_that_shrinks_while_it_is_read(
     shrinking = tmp_path / "model-00001-of-00002.safetensors"
     true = engine.open_checkpoint
 
-    def then_shrink(path: Path) -> Checkpoint:
-        found = true(path)
+    def then_shrink(path: Path, earlier: Checkpoint | None) -> Checkpoint:
+        found = true(path, earlier)
         os.truncate(shrinking, left)
         return found
 
@@ -96,8 +96,8 @@ def test_a_shard_that_vanishes_while_it_is_read(tmp_path: Path, monkeypatch: pyt
     hostile.healthy(tmp_path)
     true = engine.open_checkpoint
 
-    def then_remove(path: Path) -> Checkpoint:
-        found = true(path)
+    def then_remove(path: Path, earlier: Checkpoint | None) -> Checkpoint:
+        found = true(path, earlier)
         (tmp_path / "model-00001-of-00002.safetensors").unlink()
         return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +182,7 @@ def test_float_bytes(dtype: str) -> None:
 
 def test_a_second_plan_of_the_repaired_files_is_empty(tmp_path: Path) -> None:
     demo.forge(tmp_path)
-    mend(tmp_path, replace(GUESS))
+    mend(tmp_path, GUESS)
     files = contents(tmp_path)
     mended = mend(tmp_path, GUESS)
     assert not mended.plan.touched

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from auditor.engine import examine
-from auditor.layer import QuantizedLayer
+from auditor.formats.base import Role, all_formats
+from auditor.layer import Geometry, QuantizedLayer
+from auditor.tensorref import TensorRef
+from quant.cast import encode
 from quant.codes import E2M1, E4M3
-from repair.effect import Energy, Read, Tally, counts, steps
+from repair.effect import GROUPS, SAMPLE, Tally, counts, sample, steps
+from repair.fixes.harmonise import rescaled
 from tests.forge import make
 from tests.layouts import LAYOUTS
 
 PACKED = [x for x in LAYOUTS if any(layer.kind == "nvfp4" for layer in make(x).layers)]
-
-
-def energy(
-    layer: QuantizedLayer, read: Read, rows: tuple[int, int] | None = None, stored: Path | None = None
-) -> Energy | None:
-    tally = Tally()
-    wait = tally.begin(layer, read, rows, stored)
-    tally.close()
-    return wait() if wait else None
 
 
 @pytest.mark.parametrize("layout", PACKED)
@@ -34,7 +32,7 @@ def test_energy_is_exact(layout: str, tmp_path: Path) -> None:
         made = next((m for m in model.layers if m.codes == layer.codes.name and m.kind == "nvfp4"), None)
         if made is None:
             continue
-        known = energy(layer, ctx.read)
+        known = Tally().energy(layer, ctx.read)
         assert known is not None
         scales = np.frombuffer(model.tensors[made.scales].data, np.uint8)
         codes = model.tensors[made.codes].data
@@ -45,14 +43,12 @@ def test_energy_is_exact(layout: str, tmp_path: Path) -> None:
             squares[byte] += sum(float(E2M1.values[b & 15]) ** 2 + float(E2M1.values[b >> 4]) ** 2 for b in packed)
         assert np.array_equal(known.squares, squares)
         assert np.array_equal(counts(layer, ctx.read), blocks)
-        there = energy(layer, ctx.read, stored=ctx.checkpoint.shards[layer.codes.shard].path)
-        assert there is not None
-        assert np.array_equal(there.squares, squares)
+        assert known.taken == known.blocks == scales.size
         geometry = layer.geometry()
         assert geometry is not None
         if geometry.rows > 1:
             halves = [(0, geometry.rows // 2), (geometry.rows // 2, geometry.rows)]
-            parts = [energy(layer, ctx.read, rows) for rows in halves]
+            parts = [Tally().energy(layer, ctx.read, rows) for rows in halves]
             assert np.array_equal(sum(p.squares for p in parts if p), squares)
             assert np.array_equal(sum(counts(layer, ctx.read, rows) for rows in halves), blocks)
     ctx.close()
@@ -69,7 +65,49 @@ def test_only_so_many_codes_are_read(tmp_path: Path) -> None:
     ctx, _ = examine(make(PACKED[0]).write(tmp_path))
     layer = ctx.layers[0]
     tally = Tally(most=layer.codes.nbytes)
-    assert tally.begin(layer, ctx.read) is not None
-    assert tally.begin(layer, ctx.read) is None
-    tally.close()
+    assert tally.energy(layer, ctx.read) is not None
+    assert tally.energy(layer, ctx.read) is None
     ctx.close()
+
+
+@given(
+    rows=st.integers(0, 5000), inner=st.integers(1, 40), start=st.integers(0, 100), most=st.integers(GROUPS, 4 * SAMPLE)
+)
+def test_a_sample_is_of_distinct_rows_from_first_to_last(rows: int, inner: int, start: int, most: int) -> None:
+    runs = list(sample(Geometry(start + rows, inner, 8), start, start + rows, most))
+    taken = [row for first, count in runs for row in range(first, first + count)]
+    assert taken == sorted(set(taken))
+    assert len(taken) * inner <= max(most, GROUPS * inner)
+    if len(taken) < rows:
+        assert (taken[0], taken[-1], len(runs)) == (start, start + rows - 1, GROUPS)
+    else:
+        assert taken == list(range(start, start + rows))
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_a_sample_tells_the_error_of_all(axis: int) -> None:
+    """Against all blocks, re-rounded by 0.7, of a layer whose rows differ by up to a factor of four."""
+    rng = np.random.default_rng(7)
+    high, wide = 1536, 96
+    level = np.exp(rng.uniform(0, np.log(4), (high, 1)))
+    scales = encode(E4M3, (level * rng.uniform(2, 60, (high, wide))).astype(np.float32)).codes
+    shape = (high, 8 * wide) if axis == -1 else (8 * high, wide)
+    codes = rng.integers(0, 256, shape, np.uint8)
+    held = {"scales": scales.tobytes(), "codes": codes.tobytes()}
+    parts = {
+        Role.CODES: TensorRef("codes", "U8", shape, "", 0, codes.size),
+        Role.SCALES: TensorRef("scales", "F8_E4M3", scales.shape, "", 0, scales.size),
+    }
+    layout = next(f for f in all_formats() if f.axis == axis and f.scale is E4M3 and f.is_fp4())
+    layer = QuantizedLayer("x", "x", layout, parts)
+    few, every = (
+        Tally(sample=blocks).energy(layer, lambda ref, at, length: held[ref.name][at : at + length])
+        for blocks in (SAMPLE, scales.size)
+    )
+    assert few is not None
+    assert every is not None
+    assert few.taken <= SAMPLE < every.taken == every.blocks == few.blocks == scales.size
+    old, new = steps(1.0, divides=False), steps(1 / 0.7, divides=False)
+    after = new[rescaled(Fraction(7, 10))]
+    assert few.error(old, after) == pytest.approx(every.error(old, after), rel=0.03)
+    assert few.error(old, new) == pytest.approx(every.error(old, new), rel=1e-12)

@@ -29,7 +29,7 @@ def test_tensor_that_is_not_the_one_patched(tmp_path):
     root = CASE.on_disk(tmp_path / "model")
     plan = CASE.plan(root)
     with pytest.raises(RepairError, match="v: no such tensor in the file"):
-        recheck(root, replace(plan, patches=(replace(plan.patches[0], tensor="v"),)))
+        recheck(root, replace(plan, patches=(plan.patches[0]._replace(tensor="v"),)))
 
 
 def test_refusals_are_those_of_the_repair(tmp_path):
@@ -87,5 +87,5 @@ def test_plans_are_sorted_and_known_by_their_bytes(tmp_path):
     plan = plan_for(root, reversed(CASE.patches), reversed(CASE.texts))
     assert plan == CASE.plan(root)
     assert plan.identity() == CASE.plan(root).identity()
-    other = replace(plan, patches=(replace(plan.patches[0], new=b"zz"), *plan.patches[1:]))
+    other = replace(plan, patches=(plan.patches[0]._replace(new=b"zz"), *plan.patches[1:]))
     assert other.identity() != plan.identity()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,14 +191,14 @@ def test_undo_when_the_new_bytes_are_gone(root):
 def test_old_bytes_known_by_their_hash(root):
     at = TWO.patches[0].offset
     old = Stored(Shared(root / A), at, 2, hashlib.sha256(TWO.patches[0].old).hexdigest())
-    plan = plan_for(root, [replace(TWO.patches[0], old=old)])
+    plan = plan_for(root, [TWO.patches[0]._replace(old=old)])
     poke(root / A, at, b"??")
     refused(root, plan, ChangedError, f"{A}: w: bytes {at}..{at + 2} changed since the plan")
     TWO.on_disk(root)
     apply(root, plan)
     assert (root / A).read_bytes() == TWO.after()[A]
     with pytest.raises(RepairError, match="need their sha256"):
-        plan_for(root, [replace(TWO.patches[0], old=Stored(Shared(root / A), at, 2))])
+        plan_for(root, [TWO.patches[0]._replace(old=Stored(Shared(root / A), at, 2))])
 
 
 def test_hidden_folder_is_something_else(root, tmp_path):

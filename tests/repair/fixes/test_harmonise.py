@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -147,6 +146,6 @@ def test_a_lost_tensor_does_not_become_the_amax(tmp_path: Path) -> None:
 
 def test_risk_exact_leaves_it(tmp_path: Path) -> None:
     model, _ = fused("modelopt-nvfp4", 1.25)
-    _, built, plan = planned(model.write(tmp_path / "x"), replace(EXACT), Depth.SCALES)
+    _, built, plan = planned(model.write(tmp_path / "x"), EXACT, Depth.SCALES)
     assert not plan.touched
     assert "--risk bounded" in built.left[0].reason
