@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from quant.errors import RepairError
-from repair.content import Mapped, Stored, length_of, piece_of, spans
+from repair.content import PIECE, Mapped, Stored, length_of, piece_of, spans
 from repair.frame import MAPPED, PATCH, TEXT, Record
 from repair.handle import Handle
 from repair.osfs import Fs
@@ -80,19 +80,22 @@ def _compare_patch(file: Handle, patch: Patch, subject: int, verdict: Verdict, s
     sha = hashlib.sha256()
     for start, length in spans(patch.length):
         found = file.read(patch.offset + start, length)
+        digest = hashlib.sha256(found).digest() if by_hash or sink is not None else b""
         new = None
         if table is None or verdict.new:  # else nobody asks for them: the table stands for them
             new = piece_of(patch.new, start, length)
             verdict.new = verdict.new and found == new
         if by_hash:
-            sha.update(found)
+            if length < patch.length:
+                sha.update(found)
         elif found != (old := piece_of(patch.old, start, length)):
             verdict.differ(_difference(patch, start, found, old))
         verdict.settle()
         if sink is not None and not verdict.old:
             kind = PATCH if table is None else MAPPED
-            sink(Record(kind, subject, patch.offset + start, found, new, patch.tensor, patch.rule, table))
-    if by_hash and isinstance(patch.old, Stored) and sha.hexdigest() != patch.old.sha256:
+            sink(Record(kind, subject, patch.offset + start, found, new, patch.tensor, patch.rule, table, digest))
+    whole = digest.hex() if patch.length <= PIECE else sha.hexdigest()
+    if by_hash and isinstance(patch.old, Stored) and whole != patch.old.sha256:
         verdict.differ(f"{patch.file}: {patch.tensor}: bytes {patch.offset}..{patch.end} changed since the plan")
 
 

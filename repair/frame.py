@@ -3,12 +3,13 @@
     "AUDITJNL" version:u32 length:u32 header:JSON                          sha256
     record*    kind:u8 file:u32 offset:u64 old:u32 new:u32 tensor:u16 rule:u16, then those bytes   blake2b-16
                kind 3: the new bytes are a table of 256, which gives a new byte for each old one
+               the checksum is over what comes before the old bytes, and the sha256 of old and new
     "AUDITEND" records:u64 end:u64 chain:16                                blake2b-16
     mark       24 zero bytes until the repair is complete, then "COMPLETE" blake2b-16
 
 All numbers are little-endian.  A record's checksum covers the one before it, so records cannot be dropped,
 swapped or taken from another journal.  The file's length is fixed once sealed: the mark overwrites zeros.
-Version 1 has no records of kind 3.
+Versions 1 and 2 have checksums over the old and new bytes themselves, version 1 has no records of kind 3.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import NamedTuple
 
 from repair.refusals import DamagedJournalError
 
-MAGIC, VERSION = b"AUDITJNL", 2
-KNOWN = (1, 2)  # versions that are read
+MAGIC, VERSION = b"AUDITJNL", 3
+KNOWN = (1, 2, 3)  # versions that are read
+TABLES, DIGESTS = 2, 3  # since which version there are such
 HEAD = struct.Struct("<8sII")
 RECORD = struct.Struct("<BIQIIHH")
 SEAL = struct.Struct("<8sQQ16s")
@@ -31,6 +33,7 @@ PATCH, TEXT, MAPPED = 1, 2, 3  # kinds of records
 TABLE = 256  # bytes
 ABSENT = 0xFFFFFFFF  # as the length of a text: the file is not there
 MAX_NAME = 0xFFFF
+Raw = bytes | memoryview
 MAX_HEAD = 64 << 20
 
 
@@ -38,6 +41,7 @@ class Record(NamedTuple):
     """One range of a shard (``offset`` absolute), or one text file (``offset`` 0, None when it is not there).
 
     ``table``: of a range whose every new byte is the table's entry for the old one; it is kept instead of ``new``.
+    ``digest``: sha256 of ``old`` where that is known.
     """
 
     kind: int
@@ -48,9 +52,10 @@ class Record(NamedTuple):
     tensor: str
     rule: str
     table: bytes | None = None
+    digest: bytes = b""
 
 
-def checksum(*parts: bytes | memoryview) -> bytes:
+def checksum(*parts: Raw) -> bytes:
     """blake2b of the parts together, 16 bytes."""
     made = hashlib.blake2b(digest_size=SUM)
     for part in parts:
@@ -71,7 +76,14 @@ def pack(record: Record, chain: bytes) -> tuple[bytes, ...]:
     lengths = (ABSENT if content is None else len(content) for content in (record.old, new))
     fixed = RECORD.pack(record.kind, record.file, record.offset, *lengths, len(tensor), len(rule))
     body = (fixed + tensor + rule, record.old or b"", new or b"")
-    return (*body, checksum(chain, *body))
+    return (*body, _sum(VERSION, chain, *body, record.digest))
+
+
+def _sum(version: int, chain: bytes, about: Raw, old: Raw, new: Raw, digest: bytes = b"") -> bytes:
+    """The checksum of a record.  ``about``: what comes before its bytes; ``digest``: sha256 of ``old`` if known."""
+    if version < DIGESTS:
+        return checksum(chain, about, old, new)
+    return checksum(chain, about, digest or hashlib.sha256(old).digest(), hashlib.sha256(new).digest())
 
 
 class Shape(NamedTuple):
@@ -98,16 +110,15 @@ def shape(fixed: memoryview) -> Shape:
     return Shape(kind, file, offset, *known, tensor, rule)
 
 
-def unpack(at: Shape, fixed: memoryview, rest: memoryview, chain: bytes) -> tuple[Record, bytes]:
+def unpack(version: int, at: Shape, fixed: memoryview, rest: memoryview, chain: bytes) -> tuple[Record, bytes]:
     """A record from its bytes (checksum last), and its checksum; DamagedJournalError when that does not hold."""
     body, made = rest[:-SUM], bytes(rest[-SUM:])
-    if checksum(chain, fixed, body) != made:
-        raise DamagedJournalError("a record's checksum does not hold")
-    cuts = [at.tensor, at.rule, at.old or 0, at.new or 0]
     parts, start = [], 0
-    for cut in cuts:
+    for cut in (at.tensor, at.rule, at.old or 0, at.new or 0):
         parts.append(bytes(body[start : start + cut]))
         start += cut
+    if _sum(version, chain, bytes(fixed) + parts[0] + parts[1], parts[2], parts[3]) != made:
+        raise DamagedJournalError("a record's checksum does not hold")
     tensor, rule = (part.decode("utf-8", "replace") for part in parts[:2])
     old = None if at.old is None else parts[2]
     new = None if at.new is None else parts[3]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from auditor.checkpoint import SUFFIX, is_file_name
 from quant.errors import RepairError
 from repair import frame
-from repair.frame import MAPPED, PATCH, TABLE, TEXT, Record
+from repair.frame import MAPPED, PATCH, TABLE, TABLES, TEXT, Record
 from repair.handle import Handle
 from repair.osfs import Fs
 from repair.patch import FileState
@@ -213,7 +213,7 @@ class Journal:
                 self._check(at, order)
                 order = (at.file, at.offset + (at.old or 0))
                 place = cursor.position + at.tensor + at.rule
-                record, chain = frame.unpack(at, fixed, cursor.take(at.body + frame.SUM), chain)
+                record, chain = frame.unpack(self._version, at, fixed, cursor.take(at.body + frame.SUM), chain)
                 yield place, record
             if chain != self._last or cursor.position != self._end:
                 raise DamagedJournalError("its records are not those that were sealed")
@@ -223,7 +223,8 @@ class Journal:
             raise DamagedJournalError(f"a record names file {at.file} of {len(self.head.subjects)}")
         subject = self.head.subjects[at.file]
         state = subject.state
-        whole = (at.kind == PATCH and at.new == at.old) or (at.kind == MAPPED and at.new == TABLE and self._version > 1)
+        mapped = at.kind == MAPPED and at.new == TABLE and self._version >= TABLES
+        whole = mapped or (at.kind == PATCH and at.new == at.old)
         if whole and state is not None and at.old is not None:
             inside = state.data_start <= at.offset and at.offset + at.old <= state.size
             if inside and (at.file > order[0] or (at.file == order[0] and at.offset >= order[1])):

@@ -143,15 +143,28 @@ def test_everything_waits_until_an_interrupted_repair_is_settled():
     assert recover(ROOT, fs).done is Done.UNCHANGED
 
 
-def test_a_journal_of_the_first_version_is_read(monkeypatch):
-    monkeypatch.setattr(frame, "VERSION", 1)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_journal_of_an_earlier_version_is_read(version, monkeypatch):
+    monkeypatch.setattr(frame, "VERSION", version)
     disk = complete()
-    assert stored(disk)[8] == 1
+    assert stored(disk)[8] == version
     monkeypatch.undo()
     fs = MemoryFs(disk)
     undo(ROOT, fs=fs)
     assert content(disk) == BEFORE
-    assert bytes(disk.inodes[disk.names[ROOT / ".audit" / "000002.journal"]].content[8:12]) == b"\2\0\0\0"
+    assert bytes(disk.inodes[disk.names[ROOT / ".audit" / "000002.journal"]].content[8:12]) == b"\3\0\0\0"
+
+
+def test_tables_of_the_second_version_are_read(monkeypatch):
+    case = cases()["rescaled megabytes"]
+    disk = case.disk()
+    monkeypatch.setattr(frame, "VERSION", 2)
+    apply(ROOT, case.plan_on(disk), fs=MemoryFs(disk))
+    monkeypatch.undo()
+    assert stored(disk)[8] == 2
+    assert content(disk) == case.after()
+    undo(ROOT, fs=MemoryFs(disk))
+    assert content(disk) == case.files
 
 
 def test_the_first_version_had_no_tables(monkeypatch):
