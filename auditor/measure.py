@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 UNIT = 32 << 20  # bytes of one unit of work: also the step of a progress bar
 GAP = 512  # unwanted bytes read rather than seeking past them
-_INLINE = 4 << 20  # below this much there is no point in starting threads
+_INLINE = 256 << 20  # below this much threads cost more than they save: most calls are short, and take turns
 
 Progress = Callable[[int, int], None]
 _LOCAL = threading.local()  # one read buffer per worker thread
@@ -216,16 +217,32 @@ def run(
 def _results(todo: list[Unit], total: int, executor: Executor | None, jobs: int | None) -> Iterator[UnitResult]:
     """Results in the order of the units, whoever ran them: statistics of a tensor merge front to back."""
     if executor is None:
-        jobs = jobs or min(8, os.cpu_count() or 1)
-        if jobs == 1 or total <= _INLINE:
-            yield from map(run_unit, todo)
+        if jobs == 1 or (jobs is None and total <= _INLINE):
+            for number, unit in enumerate(todo, 1):
+                for following in todo[number : number + 1]:
+                    _announce(following)
+                yield run_unit(unit)
             return
+        jobs = jobs or min(8, os.cpu_count() or 1)
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(jobs) as threads:
             yield from _windowed(todo, threads, 2 * jobs)
         return
     yield from _windowed(todo, executor, 64)
+
+
+def _announce(unit: Unit) -> None:
+    """Have the system read a unit from the disk while the one before it is measured."""
+    with suppress(CheckpointError), opened(Path(unit.path)) as file:
+        spans: list[list[int]] = []
+        for task in unit.tasks:
+            if spans and task.start - spans[-1][1] <= CHUNK:
+                spans[-1][1] = task.start + task.nbytes
+            else:
+                spans.append([task.start, task.start + task.nbytes])
+        for start, end in spans:
+            file.announce(start, end - start)
 
 
 def _windowed(todo: list[Unit], executor: Executor, ahead: int) -> Iterator[UnitResult]:

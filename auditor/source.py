@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -81,6 +81,12 @@ class LocalFile:
         buffer = bytearray(length)  # a short read: rare, and read again
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
+
+    def announce(self, offset: int, length: int) -> None:
+        """Tell the system that these bytes are wanted soon; nothing where it cannot be told."""
+        if hasattr(os, "posix_fadvise"):  # a Mac has not
+            with suppress(OSError):
+                os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Give the descriptor back; safe to call twice."""

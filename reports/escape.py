@@ -7,7 +7,6 @@ returns what one kind of reader may see; `visible` comes first in all of them.
 from __future__ import annotations
 
 import unicodedata
-from html import escape as _html
 
 ELLIPSIS = "…"
 LONGEST = 256  # characters of a name that a person is shown
@@ -57,11 +56,6 @@ def cell(text: str) -> str:
     """Text for a CSV field: a leading character that would start a formula gets an apostrophe before it."""
     shown = visible(text)
     return "'" + shown if shown.lstrip(" ").startswith(_FORMULA) else shown
-
-
-def html(text: str) -> str:
-    """Text for an HTML element or a quoted attribute."""
-    return _html(visible(text), quote=True)
 
 
 def markdown(text: str) -> str:

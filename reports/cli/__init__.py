@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from reports.cli.cast import cast
-from reports.cli.compare import compare
-from reports.cli.demo import demo
-from reports.cli.explain import explain
-from reports.cli.repair import repair
-from reports.cli.requantize import requantize
-from reports.cli.scan import scan
-from reports.cli.undo import undo
+_COMMON: dict[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 110},
+}
+COMMANDS = ("scan", "repair", "requantize", "undo", "cast", "compare", "explain", "demo")  # as help lists them
+
+
+class Commands(TyperGroup):
+    """Imports the file of a command when it is asked for: one command's start does not pay for the others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name; None, with all of them known for a suggestion, when there is none."""
+        for name in (cmd_name,) if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                one = typer.Typer(add_completion=False, **_COMMON)
+                one.command()(getattr(import_module(f"reports.cli.{name}"), name))
+                self.commands[name] = get_command(one)
+        return self.commands.get(cmd_name)
+
 
 app = typer.Typer(
     name="audit",
     help="Tells whether a quantised LLM checkpoint (NVFP4, MXFP4, FP8) is sound, and names every broken tensor.",
+    cls=Commands,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    **_COMMON,
 )
 
 
@@ -43,13 +61,3 @@ def main(
     ] = False,
 ) -> None:
     """Parse what comes before the command."""
-
-
-app.command()(scan)
-app.command()(repair)
-app.command()(requantize)
-app.command()(undo)
-app.command()(cast)
-app.command()(compare)
-app.command()(explain)
-app.command()(demo)
