@@ -60,21 +60,24 @@ def examine(
 ) -> tuple[Context, Audit]:
     """As `scan`, with the evidence beside the result: a repair is planned from both.
 
-    ``known``: an earlier scan, of which everything is kept that was measured on bytes that are the same; all rules
-    are run.  The context opens files again when it is asked for bytes: close it when done.
+    ``known``: an earlier scan by the same rules, of which everything is kept that was measured on bytes that are the
+    same; where headers and other files are the same, too, rules that look at nothing else are silent as before.
+    The context opens files again when it is asked for bytes: close it when done.
     """
     then = known.ctx if known is not None else None
     checkpoint = open_checkpoint(path, then.checkpoint if then else None)
     stamps = {name: found for name, shard in checkpoint.shards.items() if (found := stamp(shard.path))}
     same = then is not None and checkpoint.same_tensors(then.checkpoint)
+    unchanged = then is not None and depth is then.depth and checkpoint == then.checkpoint
     recognised = then.recognised if then and same else recognise(checkpoint.tensors.values())
-    work, kept = _work(checkpoint, recognised, depth), Measured()
+    todo = work = then.work if then and unchanged else _work(checkpoint, recognised, depth)
+    kept = Measured()
     if known is not None and known.ctx.depth is depth:
         before = known.ctx.recognised
-        kept = known.keep(work, checkpoint, None if same else lambda ref: plan_task(ref, before, depth))
-    measured = run(work, executor, jobs, progress)
+        todo, kept = known.keep(work, checkpoint, None if same else lambda ref: plan_task(ref, before, depth))
+    measured = run(todo, executor, jobs, progress)
     measured.stats.update(kept.stats)
-    ctx = Context(checkpoint, recognised, read_declared(checkpoint), depth, measured, stamps=stamps)
+    ctx = Context(checkpoint, recognised, read_declared(checkpoint), depth, measured, stamps=stamps, work=work)
     if then is not None:
         ctx.recall(then, kept.stats)
     findings: list[Finding] = []
@@ -82,6 +85,8 @@ def examine(
     unreadable: dict[str, str] = {}
     try:
         for rule in all_rules() if rules is None else rules:
+            if known is not None and unchanged and known.silent(rule):
+                continue
             if rule.needs <= depth and (checkpoint.whole or not rule.whole):
                 findings.extend(_run_rule(rule, ctx, errors, unreadable))
     finally:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from auditor.audit import Depth
 from auditor.checkpoint import Checkpoint
 from auditor.context import Context, Stamp
+from auditor.finding import Finding
 from auditor.measure import Measured, Task
+from auditor.rule import Rule
 from auditor.tensorref import TensorRef
 
 Ranges = Sequence[tuple[int, int]]  # [start, end) in a file, ascending, disjoint
@@ -18,24 +21,34 @@ Ranges = Sequence[tuple[int, int]]  # [start, end) in a file, ascending, disjoin
 
 @dataclass(frozen=True)
 class Known:
-    """An earlier scan's evidence, and by shard which bytes were written since."""
+    """An earlier scan's evidence, by shard which bytes were written since, and the codes of what was found then."""
 
     ctx: Context
     changed: Mapping[str, Ranges]
+    spoke: frozenset[str]
+
+    @classmethod
+    def since(cls, ctx: Context, findings: Iterable[Finding], changed: Mapping[str, Ranges]) -> Known:
+        """What the scan knew that gave these findings."""
+        return cls(ctx, changed, frozenset(finding.code for finding in findings))
+
+    def silent(self, rule: Rule) -> bool:
+        """Whether a rule that was silent then has nothing new to say: of headers and files that are the same."""
+        return rule.needs is Depth.HEADERS and not rule.reads and rule.code not in self.spoke
 
     def keep(
         self,
-        work: dict[Path, list[Task]],
+        work: Mapping[Path, list[Task]],
         checkpoint: Checkpoint,
         planned: Callable[[TensorRef], Task | None] | None,
-    ) -> Measured:
-        """Take out of ``work`` every task that was done before on bytes that are the same; what it gave then.
+    ) -> tuple[dict[Path, list[Task]], Measured]:
+        """The tasks of ``work`` that were not done before on bytes that are the same, and what the others gave.
 
         ``planned``: how a tensor of the earlier scan was measured, None where all are as they were.  A shard that was
         not written must be the very file of then, its time of last change included; of one that was, only the bytes
         that were not.
         """
-        kept = Measured()
+        todo, kept = dict(work), Measured()
         for name, shard in checkpoint.shards.items():
             tasks = work.get(shard.path)
             if not tasks or not self._same_file(name, shard.path):
@@ -49,8 +62,8 @@ class Known:
                     fresh.append(task)
                 else:
                     kept.stats[task.tensor] = stats
-            work[shard.path] = fresh
-        return kept
+            todo[shard.path] = fresh
+        return todo, kept
 
     def _alike(self, task: Task, shard: str, planned: Callable[[TensorRef], Task | None]) -> bool:
         then = self.ctx.checkpoint.tensors.get(task.tensor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reports.escape import short, visible
-from reports.jsonfile import SCHEMA_VERSION, Json
+from reports.jsonfile import SCHEMA_VERSION
+from reports.jsontext import Json, pretty
 from reports.layout import Line, Span, cells, fold, fold_name
 from reports.quantity import number, plural, share, size
 
@@ -198,7 +198,7 @@ def render(told: Told) -> str:
         "files": list(told.files),
         "left_out": list(told.left_out),
     }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return pretty(document)
 
 
 def _summary(made: CastRow, worst: float) -> dict[str, Json]:

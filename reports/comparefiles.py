@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from reports import comparetext as text
 from reports.comparison import DISTANCES, Ranking, distance_rows
 from reports.escape import cell, code, markdown, short
-from reports.jsonfile import SCHEMA_VERSION, Json
+from reports.jsonfile import SCHEMA_VERSION
+from reports.jsontext import Json, pretty
 from reports.layout import plain
 from reports.parquet import to_bytes
 from reports.quantity import share
@@ -31,7 +32,7 @@ def content(name: str, ranking: Ranking) -> str | bytes:
         lines = text.table(ranking) if name == "table" else text.names(ranking)
         return "".join(plain(line) + "\n" for line in lines)
     if name == "json":
-        return json.dumps(document(ranking), indent=2, allow_nan=False) + "\n"
+        return pretty(document(ranking))
     if name == "jsonl":
         return "".join(json.dumps(line, allow_nan=False) + "\n" for line in _lines(ranking))
     if name == "csv":

@@ -7,15 +7,13 @@ written as \\uXXXX, so a terminal is safe too.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 from auditor.finding import Finding, Severity
+from reports.jsontext import Json, pretty
 from reports.report import Report, fixable
 
 SCHEMA_VERSION = 1
-
-Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 
 def document(report: Report) -> dict[str, Json]:
@@ -72,7 +70,7 @@ def summary(report: Report) -> dict[str, Json]:
 def render(reports: Sequence[Report]) -> str:
     """One object for one checkpoint, an array of objects for several."""
     documents = [document(r) for r in reports]
-    return json.dumps(documents[0] if len(documents) == 1 else documents, indent=2, allow_nan=False) + "\n"
+    return pretty(documents[0]) if len(documents) == 1 else pretty(documents, levels=3)
 
 
 def render_lines(reports: Sequence[Report]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from repair.layerchange import by_layer
-from reports.jsonfile import SCHEMA_VERSION, Json
+from reports.jsonfile import SCHEMA_VERSION
+from reports.jsontext import Json, pretty
 
 if TYPE_CHECKING:
     from repair.build import Built, Repair
@@ -54,7 +54,7 @@ def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> s
             "findings_new": list(outcome.fresh),
             "errors_left": outcome.errors,
         }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return pretty(document)
 
 
 def _repair(repair: Repair) -> dict[str, Json]:

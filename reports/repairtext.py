@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from repair.layerchange import LayerChange
     from repair.ledger import Entry
     from repair.patch import Plan
-    from reports.jsonfile import Json
+    from reports.jsontext import Json
 
 SHOWN = 40  # repairs listed on a terminal; JSON and --plan have all
 _REASONS = 12  # reasons listed for what is left

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from reports.jsonfile import SCHEMA_VERSION, Json
+from reports.jsonfile import SCHEMA_VERSION
+from reports.jsontext import Json, pretty
 
 if TYPE_CHECKING:
     from repair.make.folder import Made
@@ -37,7 +37,7 @@ def render(source: str, plan: Plan, made: Made | None, rows: Sequence[Kind], tot
             "files": list(made.carried.files),
             "left_out": list(made.carried.left_out),
         }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return pretty(document)
 
 
 def _kind(kind: Kind, measured: bool) -> dict[str, Json]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from auditor.finding import Finding, Severity
 from reports import rulebook, summary
 from reports.escape import markdown, short, visible
-from reports.jsonfile import Json
+from reports.jsontext import Json
 from reports.report import Report
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -145,7 +145,8 @@ class Job:
         else:
             settled = repairplan.settle(root)  # changes bytes that no plan speaks of
             entry, proof = repairplan.carry_out(root, plan, self.proof)
-            _, after = self._scan(self.checkpoint, None if settled else Known(ctx, plan.ranges))
+            known = None if settled else Known.since(ctx, audit.findings, plan.ranges)
+            _, after = self._scan(self.checkpoint, known)
         before = {(f.code, f.tensor) for f in audit.findings}
         now = {(f.code, f.tensor) for f in after.findings}
         return Done(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from reports.cli import choices
 from reports.cli.guard import ending, say
 from reports.cli.options import ColorOption
 from reports.cli.repairoptions import Format, FormatName
+from reports.jsontext import pretty
 from reports.report import Exit
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _emit(lines: Iterable[Line], color: bool | None) -> None:
 def _emit_json(value: object) -> None:
     from reports import output
 
-    output.to_stream(json.dumps({"schema_version": 1, **value}, indent=2) + "\n", sys.stdout)  # type: ignore[dict-item]
+    output.to_stream(pretty({"schema_version": 1, **value}), sys.stdout)  # type: ignore[dict-item]
 
 
 def _width() -> int | None:

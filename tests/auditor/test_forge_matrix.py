@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from auditor.audit import Depth
 from auditor.finding import PLACES_KEPT
+from auditor.rule import all_rules
 from tests.audits import audited, bad, flats
 from tests.damages.table import DAMAGES, ODDITIES, Damage, Done
 from tests.forge import Model, make
@@ -25,6 +26,7 @@ FEW = settings(
     phases=(Phase.generate,),
     suppress_health_check=list(HealthCheck),
 )
+HEADERS_TELL = {rule.code for rule in all_rules() if rule.needs is Depth.HEADERS and not rule.reads}
 DAMAGED = [(layout, name) for layout, name in itertools.product(LAYOUTS, DAMAGES) if DAMAGES[name].fits(make(layout))]
 ODD = [(layout, name) for layout, name in itertools.product(LAYOUTS, ODDITIES) if ODDITIES[name].fits(make(layout))]
 
@@ -70,6 +72,9 @@ def test_damage_is_named_exactly(layout: str, name: str) -> None:
                     shape = model.tensors[finding.tensor].shape
                     assert flats(finding, shape) == wanted[:PLACES_KEPT]
             if damage.depth > Depth.HEADERS:
+                # What `Known.silent` builds on: of what no header shows these rules say nothing.
+                deep = bad(audit, anywhere) - bad(audited(Path(root), Depth.HEADERS))
+                assert not HEADERS_TELL & {code for code, _ in deep}
                 assert bad(audited(Path(root), Depth(damage.depth - 1)), anywhere) < done.expected
             if damage.depth < Depth.FULL:
                 assert bad(audited(Path(root), Depth.FULL), anywhere) == done.expected

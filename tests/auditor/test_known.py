@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from tests.forge import make
 from tests.repair.mending import expect_same
 
 LAYOUT = "modelopt-nvfp4"
+Changed = dict[str, list[tuple[int, int]]]
 SETTINGS = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 
 
@@ -28,11 +31,11 @@ def poke(path: Path, at: int, new: bytes, keep_time: bool = False) -> None:
     os.utime(path, ns=times)
 
 
-def first(root: Path, shards: int = 1) -> tuple[Context, list[Path]]:
+def first(root: Path, shards: int = 1, depth: Depth = Depth.FULL) -> tuple[Context, Callable[[Changed], Known]]:
     make(LAYOUT).write(root, shards)
-    ctx, _ = examine(root, depth=Depth.FULL)
+    ctx, audit = examine(root, depth=depth)
     ctx.close()
-    return ctx, sorted(root.glob("*.safetensors"))
+    return ctx, lambda changed: Known.since(ctx, audit.findings, changed)
 
 
 def again(root: Path, known: Known) -> int:
@@ -46,36 +49,47 @@ def again(root: Path, known: Known) -> int:
 @given(st.data(), st.sampled_from((1, 2)))
 def test_only_what_was_written_is_measured_again(tmp_path_factory, data: st.DataObject, shards: int) -> None:
     root = tmp_path_factory.mktemp("known")
-    ctx, paths = first(root, shards)
-    changed: dict[str, list[tuple[int, int]]] = {}
+    ctx, known = first(root, shards)
+    changed: Changed = {}
     for ref in data.draw(st.lists(st.sampled_from(sorted(ctx.checkpoint.tensors.values())), max_size=3, unique=True)):
         at = data.draw(st.integers(ref.start, ref.start + ref.nbytes - 1))
         end = data.draw(st.integers(at + 1, min(at + 40, ref.start + ref.nbytes)))
         poke(root / ref.shard, at, data.draw(st.sampled_from((b"\x7f", b"\x00", b"\xff"))) * (end - at))
         changed.setdefault(ref.shard, []).append((at, end))
     full = examine(root, depth=Depth.FULL)[1].bytes_read
-    assert again(root, Known(ctx, {name: sorted(spans) for name, spans in changed.items()})) < full
-    assert paths
+    assert again(root, known({name: sorted(spans) for name, spans in changed.items()})) < full
 
 
 def test_a_shard_that_nobody_meant_to_write_is_measured_whole(tmp_path: Path) -> None:
-    ctx, (path,) = first(tmp_path)
+    ctx, known = first(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
     ref = next(ref for ref in ctx.checkpoint.tensors.values() if ref.name.endswith("weight_scale"))
     poke(path, ref.start, b"\x7f")
-    again(tmp_path, Known(ctx, {}))
+    again(tmp_path, known({}))
 
 
 def test_another_file_in_its_place_is_measured_whole(tmp_path: Path) -> None:
-    ctx, (path,) = first(tmp_path)
+    ctx, known = first(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
     ref = next(ref for ref in ctx.checkpoint.tensors.values() if ref.name.endswith("weight_scale"))
     copy = tmp_path / "copy"
     copy.write_bytes(path.read_bytes())
     os.replace(copy, path)
     poke(path, ref.start, b"\x7f", keep_time=True)
-    again(tmp_path, Known(ctx, {path.name: [(ref.start + 1, ref.start + 2)]}))
+    again(tmp_path, known({path.name: [(ref.start + 1, ref.start + 2)]}))
 
 
 def test_another_depth_measures_anew(tmp_path: Path) -> None:
-    make(LAYOUT).write(tmp_path)
-    ctx, _ = examine(tmp_path, depth=Depth.SCALARS)
-    again(tmp_path, Known(ctx, {}))
+    _, known = first(tmp_path, depth=Depth.SCALARS)
+    again(tmp_path, known({}))
+
+
+def test_a_file_that_was_changed_meanwhile_is_looked_at_by_all_rules(tmp_path: Path) -> None:
+    _, known = first(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"]["ignore"] = ["nothing.like.it"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "more.safetensors").write_bytes(bytes(4))
+    again(tmp_path, known({}))
+    codes = {finding.code for finding in examine(tmp_path, depth=Depth.FULL, known=known({}))[1].findings}
+    assert {"FIL109", "CFG103"} & codes
