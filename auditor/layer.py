@@ -133,6 +133,7 @@ class _Match(NamedTuple):
     format: Format
     stem: str
     leaves: tuple[tuple[Role, str], ...]
+    claimed: frozenset[str]  # the same, by name alone
 
 
 def recognise(tensors: Iterable[TensorRef]) -> Recognised:
@@ -177,13 +178,16 @@ def _matches(dtypes: Mapping[str, str]) -> tuple[_Match, ...]:
             ]
             roles = {role for role, _ in present}
             if all(role in roles for role, part in fmt.parts.items() if part.required):
-                found.append(_Match(fmt, stem, tuple(present)))
+                found.append(_Match(fmt, stem, tuple(present), frozenset(leaf for _, leaf in present)))
     return tuple(found)
 
 
 def _claim(
     module: str, leaves: dict[str, TensorRef], matches: tuple[_Match, ...], result: Recognised
 ) -> set[str] | frozenset[str]:
+    if len(matches) == 1 and matches[0].format.fits is None:  # almost all
+        _add(module, leaves, matches[0], {role: leaves[leaf] for role, leaf in matches[0].leaves}, result)
+        return matches[0].claimed
     by_codes: dict[str, list[tuple[_Match, dict[Role, TensorRef]]]] = {}
     for match in matches:
         parts = {role: leaves[leaf] for role, leaf in match.leaves}
@@ -199,13 +203,19 @@ def _claim(
             result.ambiguous.append((parts[Role.CODES], tuple(sorted(names))))
             claimed.update(leaf for m, _ in candidates for _, leaf in m.leaves)
             continue
-        name = f"{module}.{match.stem}" if match.stem else module
-        layer = QuantizedLayer(name.removeprefix("."), module, match.format, parts, leaves)
-        result.layers.append(layer)
-        for role, leaf in match.leaves:
-            claimed.add(leaf)
-            result.roles[leaves[leaf].name] = (layer, role)
+        _add(module, leaves, match, parts, result)
+        claimed |= match.claimed
     return claimed
+
+
+def _add(
+    module: str, leaves: dict[str, TensorRef], match: _Match, parts: dict[Role, TensorRef], result: Recognised
+) -> None:
+    name = f"{module}.{match.stem}" if match.stem else module
+    layer = QuantizedLayer(name.removeprefix("."), module, match.format, parts, leaves)
+    result.layers.append(layer)
+    for role, ref in parts.items():
+        result.roles[ref.name] = (layer, role)
 
 
 def _rivals(by_codes: Mapping[str, list[tuple[_Match, dict[Role, TensorRef]]]]) -> dict[str, set[str]]:
