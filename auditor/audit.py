@@ -41,8 +41,7 @@ class TensorRow(NamedTuple):
     read: bool  # whether its bytes were looked at
 
 
-@dataclass(frozen=True, slots=True)
-class LayerRow:
+class LayerRow(NamedTuple):
     """Scale statistics of one quantised layer; None where the depth did not reach them.
 
     ``scale_min``/``scale_max``: smallest and largest positive finite block scale, as values;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import NamedTuple
 
 PLACES_KEPT = 8  # a finding counts everything and shows the first few
@@ -37,11 +36,10 @@ class Safety(enum.IntEnum):
         return self.name.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """One damaged element: its index in the tensor, its absolute byte offset in the shard, its bytes."""
 
-    index: tuple[int, ...]
+    index: tuple[int, ...]  # type: ignore[assignment]  # nobody misses a tuple's own method
     offset: int
     old: str  # hexadecimal, as stored: 0x7F for a byte, 0x00000000 for a little-endian float32's value
 
@@ -53,8 +51,7 @@ class Remedy(NamedTuple):
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One rule's verdict on one tensor (or one file); never holds tensors.
 
     ``tensor`` is the full name as stored, or a file name for findings about files.  ``related`` names the
@@ -69,7 +66,7 @@ class Finding:
     tensor: str
     shard: str
     message: str
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # as above
     places: tuple[Place, ...] = ()
     related: tuple[str, ...] = ()
     fix: Remedy | None = None

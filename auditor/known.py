@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from auditor.audit import Depth
 from auditor.checkpoint import Checkpoint
@@ -19,8 +19,7 @@ from auditor.tensorref import TensorRef
 Ranges = Sequence[tuple[int, int]]  # [start, end) in a file, ascending, disjoint
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """An earlier scan's evidence, by shard which bytes were written since, and the codes of what was found then."""
 
     ctx: Context

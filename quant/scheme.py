@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,7 @@ class GlobalScale(StrEnum):
     """compressed-tensors: value = code · (block scale / weight_global_scale)"""
 
 
-@dataclass(frozen=True)
-class Scheme:
+class Scheme(NamedTuple):
     """One kind of quantised weight.
 
     ``element``: format of the codes; ``scale``: format of the block scales, None for plain floats;

@@ -7,7 +7,6 @@ last, also where the file holds it transposed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,7 +75,7 @@ def scheme(layer: QuantizedLayer) -> Scheme:
         block = block_shape(layer.codes.shape, layer.scales.shape)
         if block is None:
             raise _misfit(layer)
-        return replace(found, block=block)
+        return found._replace(block=block)
     if found.block == (0, 0):
         fits = size in (1, shape.experts)
     elif found.block == (0,):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
 
 from auditor.audit import Audit, LayerRow
 from auditor.finding import Finding
@@ -63,7 +62,7 @@ LAYERS: Mapping[str, str] = {
 }
 SKIPPED: Mapping[str, str] = {"checkpoint": "string", "tensor": "string", "reason": "string"}
 
-_LAYER_FIELDS = tuple(f.name for f in fields(LayerRow))
+_LAYER_FIELDS = LayerRow._fields
 
 
 def finding_rows(audit: Audit, findings: Iterable[Finding]) -> Iterator[tuple[Value, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from auditor.audit import Audit, Depth
 from auditor.finding import Finding, Safety, Severity, Skipped
@@ -19,8 +20,7 @@ class Exit(enum.IntEnum):
     UNCHECKED = 3  # something could not be read or checked
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """An audit and the choice of what to show of it.
 
     ``live``: findings that nobody has excused; they decide the exit code.  ``shown``: those of them that

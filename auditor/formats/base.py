@@ -8,6 +8,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from typing import NamedTuple
 
 from auditor.tensorref import FLOAT_DTYPES
 from quant.codes import FloatCode
@@ -52,8 +53,7 @@ class GateUp(enum.Enum):
     INTERLEAVED = "interleaved"  # gate 0, up 0, gate 1, up 1, ...
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One tensor of a layer: name suffix, the dtypes it is recognised in, those that loaders accept."""
 
     suffix: str

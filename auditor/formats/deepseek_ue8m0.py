@@ -9,7 +9,7 @@ from auditor.formats.deepseek_fp8 import FORMAT as DEEPSEEK
 from quant.codes import E8M0
 from quant.scheme import FP8_BLOCK
 
-UE8M0_BLOCK = replace(FP8_BLOCK, scale=E8M0)
+UE8M0_BLOCK = FP8_BLOCK._replace(scale=E8M0)
 
 FORMAT = replace(
     DEEPSEEK,

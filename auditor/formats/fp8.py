@@ -34,7 +34,7 @@ _INPUT = Part("input_scale", FLOATS, scalar=True, required=False)
 FORMAT = Format(
     name="modelopt-fp8",
     names={"compressed-tensors": "ct-fp8", "quark": "quark-fp8", "fp8": "fp8", "fbgemm_fp8": "fbgemm-fp8"},
-    parts={Role.CODES: Part("weight", FP8), Role.SCALES: replace(_SCALE, scalar=True), Role.INPUT: _INPUT},
+    parts={Role.CODES: Part("weight", FP8), Role.SCALES: _SCALE._replace(scalar=True), Role.INPUT: _INPUT},
     scheme=FP8_TENSOR,
     fits=_per_tensor,
     amax_unit=448.0,

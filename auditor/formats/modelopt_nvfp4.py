@@ -43,7 +43,7 @@ W4A16 = replace(FORMAT, name="modelopt-w4a16", parts=_WEIGHTS, absent=FORMAT.abs
 AWQ = replace(
     FORMAT,
     name="modelopt-awq",
-    parts=_WEIGHTS | _AWQ | {Role.INPUT: replace(_INPUT[Role.INPUT], required=False)},
+    parts=_WEIGHTS | _AWQ | {Role.INPUT: _INPUT[Role.INPUT]._replace(required=False)},
     absent=FORMAT.absent - {"pre_quant_scale"},
     fits=None,  # its other parts tell it from W4A8: half of the scales is a fault here
 )
@@ -51,7 +51,7 @@ AWQ = replace(
 W4A8 = replace(
     FORMAT,
     name="modelopt-w4a8",
-    parts=_WEIGHTS | {Role.INPUT: replace(_INPUT[Role.INPUT], required=False)},
+    parts=_WEIGHTS | {Role.INPUT: _INPUT[Role.INPUT]._replace(required=False)},
     scheme=NVFP4_BLOCK32,
     fits=is_half,
     amax_unit=448.0,

@@ -12,7 +12,7 @@ from auditor.formats.modelopt_nvfp4 import AWQ
 
 
 def _svd(name: str, prefix: str) -> dict[Role, Part]:
-    pre_quant = replace(AWQ.parts[Role.PRE_QUANT], required=False)
+    pre_quant = AWQ.parts[Role.PRE_QUANT]._replace(required=False)
     lora = {Role.LORA_A: Part(f"{prefix}a", FLOATS), Role.LORA_B: Part(f"{prefix}b", FLOATS)}
     return {**AWQ.parts, Role.PRE_QUANT: pre_quant, **lora}
 

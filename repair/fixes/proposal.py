@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from auditor.finding import Safety
@@ -63,8 +62,7 @@ class NewTensor(NamedTuple):
 Change = Edit | Rescale | TextEdit | NewTensor
 
 
-@dataclass(frozen=True)
-class Proposal:
+class Proposal(NamedTuple):
     """A repair of one finding, or of a part of it.
 
     ``rule`` and ``tensor`` are the finding's; ``reason`` says why these bytes; ``places`` counts the elements that are
@@ -81,7 +79,7 @@ class Proposal:
     change: str
     changes: Iterable[Change]
     layers: tuple[str, ...] = ()
-    effects: tuple[Effect, ...] = field(default=())
+    effects: tuple[Effect, ...] = ()
     group: str = ""  # label of the fused set, where the repair concerns one
     measure: Callable[[], tuple[Effect, ...]] | None = None
 

@@ -6,9 +6,8 @@ import math
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.finding import Finding, Safety, Severity
 from quant.errors import RepairError, UsageError
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from reports.repairtext import Done
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A repair as asked for."""
 
     checkpoint: str
@@ -57,7 +55,7 @@ class Job:
         from repair import build
 
         ctx, audit = self._scan(self.checkpoint)
-        source = self._source(ctx)
+        source = self._opened(ctx)
         try:
             built = build.build(ctx, audit.findings, self.options, source)
             plan = build.plan(built)
@@ -88,7 +86,7 @@ class Job:
             count = plural(len(built.copied), "finding")
             say(f'{count} not mended by it ("skipped" has the reasons): only by a copy, --out DIR --write')
 
-    def _source(self, ctx: Context) -> SourceFixes | None:
+    def _opened(self, ctx: Context) -> SourceFixes | None:
         if self.source is None:
             return None
         from repair.build import SourceFixes

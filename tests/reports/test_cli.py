@@ -236,7 +236,7 @@ def test_a_baseline_hides_what_is_known(stub, tmp_path):
     result = audit("scan", "full", "--baseline", "known.json")
     assert result.exit_code == 0
     assert "4 known from the baseline not shown" in result.stdout
-    new = replace(NAN, tensor="model.layers.13.mlp.up_proj.weight_scale")
+    new = NAN._replace(tensor="model.layers.13.mlp.up_proj.weight_scale")
     stub.audits["full"] = replace(FULL, findings=(*FULL.findings, new))
     result = audit("scan", "full", "--baseline", "known.json", "-q")
     assert result.exit_code == 1
@@ -251,7 +251,7 @@ def test_a_pipe_gets_no_colour_unless_asked(stub):
 
 
 def test_hostile_names_stay_text(stub):
-    evil = replace(NAN, tensor="x\x1b]0;owned\x07\u202e[red]", message="\x1b[2Jgone")
+    evil = NAN._replace(tensor="x\x1b]0;owned\x07\u202e[red]", message="\x1b[2Jgone")
     stub.audits["full"] = replace(FULL, findings=(evil,))
     for name in ("table", "full", "plain", "json", "jsonl", "csv", "markdown", "github", "junit", "sarif"):
         raw = audit("scan", "full", "--format", name).stdout

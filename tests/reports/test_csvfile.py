@@ -25,7 +25,7 @@ def test_a_clean_checkpoint_leaves_the_header():
 
 
 def test_a_formula_is_disarmed():
-    audit = replace(FULL, findings=(replace(NAN, tensor="=cmd|' /C calc'!A0"),))
+    audit = replace(FULL, findings=(NAN._replace(tensor="=cmd|' /C calc'!A0"),))
     row = next(csv.DictReader(io.StringIO(csvfile.render([seen(audit)]))))
     assert row["tensor"] == "'=cmd|' /C calc'!A0"
 

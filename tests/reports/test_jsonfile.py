@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -59,7 +59,7 @@ def test_any_text_comes_back_exactly(audit):
         (f.tensor, f.shard, f.message) for f in audit.findings
     ]
     assert [f["places"] for f in stored["findings"]] == [
-        [asdict(p) | {"index": list(p.index)} for p in f.places] for f in audit.findings
+        [p._asdict() | {"index": list(p.index)} for p in f.places] for f in audit.findings
     ]
 
 

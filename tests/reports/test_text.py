@@ -30,7 +30,7 @@ def test_the_table_looks_as_agreed(width):
 
 
 def test_the_full_report_looks_as_agreed():
-    audit = replace(FULL, findings=tuple(replace(f, code="XYZ" + f.code) for f in FULL.findings))  # no rule's page
+    audit = replace(FULL, findings=tuple(f._replace(code="XYZ" + f.code) for f in FULL.findings))  # no rule's page
     shown = written(list(text.full([seen(audit)], 90)))
     assert shown == (GOLDEN / "full-90.txt").read_text("utf-8")
 
@@ -64,7 +64,7 @@ def test_every_name_is_in_the_table_whole(audit: Audit):
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
 def test_layer_and_projection_survive_any_width(width):
     tensor = "model.language_model.layers.12.mlp.experts.127.gate_up_proj_weight_scale"
-    audit = replace(FULL, findings=(replace(NAN, tensor=tensor),))
+    audit = replace(FULL, findings=(NAN._replace(tensor=tensor),))
     rows = written(list(text.table([seen(audit)], width)))
     squeezed = re.sub(r"\s+", "", rows)
     for part in (".layers.12.", ".experts.127", "gate_up_proj"):
@@ -72,7 +72,7 @@ def test_layer_and_projection_survive_any_width(width):
 
 
 def test_many_findings_of_a_rule_are_counted_not_listed():
-    many = tuple(replace(NAN, tensor=f"layer.{i}") for i in range(70))
+    many = tuple(NAN._replace(tensor=f"layer.{i}") for i in range(70))
     shown = written(list(text.table([seen(replace(FULL, findings=(*many, LOOK)))], 80, limit=50)))
     assert "layer.49\n" in shown
     assert "layer.50\n" not in shown
@@ -113,7 +113,7 @@ def test_the_footer_counts_what_is_hidden():
 
 
 def test_names_come_once_and_alone():
-    audit = replace(FULL, findings=(NAN, replace(NAN, code="SCL102"), LOOK))
+    audit = replace(FULL, findings=(NAN, NAN._replace(code="SCL102"), LOOK))
     assert written(list(text.names([seen(audit)]))) == f"{NAN.tensor}\nconfig.json\n"
     both = written(list(text.names([seen(audit), seen(CLEAN)])))
     assert both == f"models/demo-NVFP4: {NAN.tensor}\nmodels/demo-NVFP4: config.json\n"
