@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 from auditor.context import Context
@@ -104,6 +105,7 @@ def model_types(config: Json | None) -> list[str]:
     return [part["model_type"] for part in parts if isinstance(part.get("model_type"), str)]
 
 
+@cache
 def coarse(fmt: Format) -> str:
     """What a layout holds, as far as loaders that fuse layers care: nvfp4, nvfp4-32, mxfp4, mxfp8, fp8 or integer."""
     if fmt.unaudited:

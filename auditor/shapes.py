@@ -49,16 +49,20 @@ def is_half_by_fault(layer: QuantizedLayer, declared: Declared) -> bool:
 
 def is_transposed(layer: QuantizedLayer) -> bool:
     """Whether 2-D codes [K/2, N] fit scales [N, K/block] only when transposed."""
+    if layer.geometry() is not None or not layer.format.is_fp4():
+        return False
     codes, scales, unit = layer.codes.shape, layer.scales.shape, layer.format.block[1] // 2
-    if not layer.format.is_fp4() or layer.geometry() is not None or len(codes) != 2 or len(scales) != 2:
+    if len(codes) != 2 or len(scales) != 2:
         return False
     return codes == (scales[1] * unit, scales[0])
 
 
 def is_swizzled(layer: QuantizedLayer) -> bool:
     """Whether the scales have the shape of the codes padded to 128 rows and 4 scale columns."""
+    if layer.geometry() is not None or not layer.format.is_fp4() or layer.format.axis != -1:
+        return False
     codes, scales, unit = layer.codes.shape, layer.scales.shape, layer.format.block[1] // 2
-    if not layer.format.is_fp4() or layer.geometry() is not None or len(codes) < 2 or layer.format.axis != -1:
+    if len(codes) < 2:
         return False
     rows, columns = codes[-2], ceil_div(codes[-1], unit)
     padded = (ceil_div(rows, 128) * 128, ceil_div(columns, 4) * 4)

@@ -11,6 +11,8 @@ from auditor.formats.swapped import MARKERS
 from auditor.layer import split
 from auditor.rule import CheckpointRule
 
+_ENDINGS = tuple(MARKERS)
+
 
 class SwappedNibbles(CheckpointRule):
     """The checkpoint is of an image-model tool that packs nibbles the other way round.
@@ -37,6 +39,8 @@ class SwappedNibbles(CheckpointRule):
     def check(self, ctx: Context) -> Iterator[Finding]:
         """One finding per module that is marked."""
         for ref in ctx.checkpoint.tensors.values():
+            if not ref.name.endswith(_ENDINGS):
+                continue
             module, leaf = split(ref.name)
             if leaf in MARKERS:
                 yield self.finding(
