@@ -165,6 +165,12 @@ class Context:
         self.bytes_read += length
         return self._file(ref.shard).read(ref.start + at, length)
 
+    def announce(self, ref: TensorRef, ranges: Iterable[tuple[int, int]]) -> None:
+        """Have the system fetch (first byte, length) of a tensor all at once, before they are read one by one."""
+        for at, length in ranges:
+            if at >= 0 and at + length <= ref.nbytes:
+                self._file(ref.shard).announce(ref.start + at, length)
+
     def _file(self, shard: str) -> LocalFile:
         file = self._files.get(shard)
         if file is None:

@@ -8,7 +8,7 @@ on blocks from all over the layer, enough for the digits that are shown, and say
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from quant.codes import E2M1, E4M3
 from quant.metrics import ErrorSums
 
 Read = Callable[[TensorRef, int, int], bytes]
+Announce = Callable[[TensorRef, Iterable[tuple[int, int]]], None]
 Rows = tuple[int, int]  # of scales: [first, last)
 SOURCE = "the source"  # what errors are relative to where it was given
 SAMPLE, GROUPS = 1 << 13, 4  # blocks of one layer that stand for all of it, in so many runs
@@ -72,8 +73,12 @@ class Tally:
         """Nothing is read yet."""
         self._left, self._sample = most, sample
 
-    def energy(self, layer: QuantizedLayer, read: Read, rows: Rows | None = None) -> Energy | None:
+    def energy(
+        self, layer: QuantizedLayer, read: Read, rows: Rows | None = None, announce: Announce | None = None
+    ) -> Energy | None:
         """Sum blocks of the layer, of all rows of scales or of [first, last), as ``read`` gives them.
+
+        ``announce`` is told before which (first byte, length) of the codes will be read.
 
         Of a layer with more blocks than stand for it those of GROUPS runs of rows count, evenly spread.  None where
         shapes do not agree, and once ``most`` bytes of codes were asked for.
@@ -87,9 +92,12 @@ class Tally:
         self._left -= taken * geometry.unit
         if self._left < 0:
             return None
+        wide = geometry.inner * geometry.unit
+        if announce is not None and len(runs) > 1:
+            announce(layer.codes, [(start * wide, count * wide) for start, count in runs])
         scales, codes = (
             b"".join(read(ref, start * width, count * width) for start, count in runs)
-            for ref, width in ((layer.scales, geometry.inner), (layer.codes, geometry.inner * geometry.unit))
+            for ref, width in ((layer.scales, geometry.inner), (layer.codes, wide))
         )
         sums = _sums(codes, geometry.unit, geometry.inner)
         squares = np.bincount(np.frombuffer(scales, np.uint8), weights=sums, minlength=256)

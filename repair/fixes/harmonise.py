@@ -237,7 +237,7 @@ def _reason(changing: Sequence[Member], exact: bool) -> str:
 
 def _measure(desk: Desk, changing: Sequence[Member]) -> Iterator[Effect]:
     for member in changing:
-        energy = desk.tally.energy(member.layer, desk.read, member.rows)
+        energy = desk.tally.energy(member.layer, desk.read, member.rows, desk.ctx.announce)
         yield _effect(member, energy or Energy(member.found.astype(np.float64)))
 
 
