@@ -19,7 +19,7 @@ _LEVELS = 3  # exponents without a live block that are looked at one by one, bef
 
 
 class Rows(Protocol):
-    """An MXFP4 tensor seen as rows, read piece by piece.  ``blocks``: blocks of 32 in a row."""
+    """An MXFP4 tensor seen as rows, read piece by piece.  ``blocks``: blocks of 32 in a row; ``name``: for messages."""
 
     name: str
     rows: int
@@ -31,8 +31,8 @@ class Rows(Protocol):
     def packed(self, first: int, last: int) -> NDArray[np.uint8]:
         """Their codes, uint8 [rows, 16 * blocks]."""
 
-    def index(self, row: int, block: int) -> list[int]:
-        """Where a scale lies in the stored tensor, for messages."""
+    def place(self, row: int, block: int) -> str:
+        """Where a scale lies in the stored tensor, for messages: its index, and its offset in a file."""
 
 
 def chunks(part: Rows, nbytes: int = _CODES, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
@@ -62,7 +62,7 @@ def _refuse_nan(part: Rows) -> None:
     for first, last in chunks(part, _SCALES):
         hits = np.argwhere(part.scales(first, last) == 255)
         if len(hits) and not where:
-            where = str(part.index(first + int(hits[0, 0]), int(hits[0, 1])))
+            where = part.place(first + int(hits[0, 0]), int(hits[0, 1]))
         count += len(hits)
     of = part.rows * part.blocks
     raise NumericError(f"{part.name}: {count} of {of} E8M0 scales are 255 (NaN), the first at {where}")

@@ -96,8 +96,8 @@ class _Held:
     def packed(self, first: int, last: int) -> NDArray[np.uint8]:
         return self._packed[first:last]
 
-    def index(self, row: int, block: int) -> list[int]:
-        return [int(i) for i in np.unravel_index(row * self.blocks + block, self.shape)]
+    def place(self, row: int, block: int) -> str:
+        return str([int(i) for i in np.unravel_index(row * self.blocks + block, self.shape)])
 
 
 def _carried_out(chosen: Plan, held: _Held) -> Cast:

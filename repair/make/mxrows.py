@@ -34,7 +34,7 @@ class TensorRows:
 
     def __init__(self, layer: QuantizedLayer, sources: Sources, begin: int = 0, rows: int | None = None) -> None:
         self.codes, self.table, self._sources, self._begin = layer.codes, layer.scales, sources, begin
-        self.name = layer.scales.name
+        self.name = f"{self.table.shard}: {self.table.name}"
         every, self.blocks = _fitting(layer)
         self.rows = every if rows is None else rows
         self._held: tuple[int, int, NDArray[np.uint8]] | None = None
@@ -58,9 +58,10 @@ class TensorRows:
         """The same into ``table``, uint8 [last - first, 16 * blocks], contiguous."""
         self._sources.read_into(self.codes, self.offset(first), table.reshape(-1).data)
 
-    def index(self, row: int, block: int) -> list[int]:
-        """As `quant.mx_rows.Rows.index`."""
-        return list(self.table.unravel((self._begin + row) * self.blocks + block))
+    def place(self, row: int, block: int) -> str:
+        """As `quant.mx_rows.Rows.place`."""
+        flat = (self._begin + row) * self.blocks + block
+        return f"{list(self.table.unravel(flat))} (offset {self.table.start + flat})"
 
     def offset(self, row: int) -> int:
         """Byte at which the codes of a row begin in the stored tensor."""
@@ -102,9 +103,8 @@ class SharedPlan:
             if self._plan is None:
                 found = plan(self.parts)
                 if abs(found.m) > _RANGE:
-                    where = f"{self.parts[0].codes.shard}: {self.parts[0].name}"
                     why = "it or its reciprocal leaves the range of normal float32"
-                    raise RepairError(f"{where}: the global scale would be 2^{found.m}: {why}")
+                    raise RepairError(f"{self.parts[0].name}: the global scale would be 2^{found.m}: {why}")
                 for part in self.parts if len(self.parts) > 1 else ():
                     part.forget()
                 self._plan = found

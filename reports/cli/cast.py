@@ -129,16 +129,10 @@ class _Asked:
 
         if self.given is None:
             return None, []
-        if self.given == "none":
-            return NoScales(), []
-        if self.given == "one":
-            return Ones(), []
-        word, _, path = self.given.replace("from ", "from:", 1).partition(":")
-        if word != "from" or not path:
-            raise UsageError(f"--activations {self.given}: none, one or from:DIR")
-        if not Path(path).is_dir():
-            raise UsageError(f"--activations {self.given}: {path}: no such folder")
-        other = open_checkpoint(path)
+        way, folder = choices.activations(self.given)
+        if not folder:
+            return NoScales() if way == "none" else Ones(), []
+        other = open_checkpoint(folder)
         held = stack.enter_context(Sources(other))
         return Taken(other, held), [held]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 from auditor.audit import Depth
 from auditor.finding import Severity
+from quant.errors import UsageError
 from reports import settings
 
 _WRITERS = 4  # at most; each holds some 30 MB
@@ -30,6 +32,16 @@ def threshold(word: str) -> Severity | None:
 def colored(word: str | None) -> bool | None:
     """Whether to colour; None where the terminal decides: ``auto``, or nothing was said."""
     return {"always": True, "never": False}.get(word or "auto")
+
+
+def activations(given: str) -> tuple[str, str]:
+    """What ``--activations`` says: (none, "") or (one, "") or (from, folder); UsageError for anything else."""
+    way, _, folder = given.replace("from ", "from:", 1).partition(":")
+    if way not in ("none", "one", "from") or bool(folder) != (way == "from"):
+        raise UsageError(f"--activations {given!r}: not one of none, one, from:DIR")
+    if folder and not Path(folder).is_dir():
+        raise UsageError(f"--activations {given!r}: no such folder")
+    return way, folder
 
 
 def writers() -> int:

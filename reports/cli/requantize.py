@@ -193,9 +193,7 @@ def _overridden(
     from repair.make.recipe import Inputs
     from repair.make.recipe import Method as Rule
 
-    way, _, calibrated = (activations or recipe.activations.value).partition(":")
-    if way not in list(Inputs) or bool(calibrated) != (way == Inputs.FROM.value and activations is not None):
-        raise UsageError(f"--activations {activations!r}: not one of none, one, from:DIR")
+    way, calibrated = choices.activations(activations) if activations else (recipe.activations.value, "")
     changed = dataclasses.replace(
         recipe,
         method=Rule(method) if method else recipe.method,

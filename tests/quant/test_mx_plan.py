@@ -33,8 +33,8 @@ class Counting:
         self.read[first:last] += 1
         return self.source.packed[first:last]
 
-    def index(self, row: int, block: int) -> list[int]:
-        return [row, block]
+    def place(self, row: int, block: int) -> str:
+        return str([row, block])
 
 
 @settings(max_examples=60)

@@ -50,6 +50,11 @@ def test_255_is_named_by_tensor_and_index(tmp_path: Path, at: int) -> None:
     made[name] = made[name].bytes_at(at, b"\xff")
     index = [int(i) for i in np.unravel_index(at, (2, 8, 2))]
     refused(tmp_path, made, rf"gate_up_proj_scales: 1 of (16|32) E8M0 scales are 255 .* at \{index}", kind=NumericError)
+    source = write(tmp_path / "again", made)
+    with pytest.raises(NumericError, match=r"^model\.safetensors: .* \(offset \d+\)$") as told:
+        cast(source, tmp_path / "new", CT)
+    offset = int(str(told.value).rpartition(" ")[2].rstrip(")"))
+    assert (source / "model.safetensors").read_bytes()[offset] == 255
 
 
 WRONG = [("blocks", shape) for shape in ((2, 8, 2, 8), (2, 8, 3, 16), (2, 8, 32), ())]
