@@ -79,6 +79,11 @@ class Computed:
         return self.make(start, length)
 
 
+def through(table: bytes, raw: bytes) -> bytes:
+    """Each byte of ``raw`` through a ``table`` of 256."""
+    return bytes(bytearray(raw).translate(table))  # copies and all faster than bytes' own
+
+
 class Mapped(NamedTuple):
     """Each byte of ``old`` through a ``table`` of 256: what a change of scale makes of byte codes.
 
@@ -95,7 +100,7 @@ class Mapped(NamedTuple):
 
     def piece(self, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``."""
-        return piece_of(self.old, start, length).translate(self.table)
+        return through(self.table, piece_of(self.old, start, length))
 
 
 class Reader(Protocol):

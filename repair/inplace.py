@@ -11,6 +11,7 @@ import numpy as np
 
 from quant.errors import RepairError
 from repair.compare import expect_state, read_text
+from repair.content import through
 from repair.frame import Record
 from repair.handle import Handle, naming
 from repair.journal import Journal, Subject
@@ -48,7 +49,7 @@ class Ready:
             return
         new = record.new
         if new is None and record.table is not None and record.old is not None:
-            new = record.old.translate(record.table)
+            new = through(record.table, record.old)
         self._room -= len(new or b"") + 1000
         self.records.append(record._replace(old=None, new=new))
         if self._room < 0:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
-from repair.content import Content, Mapped, Spool, Stored, length_of, piece_of
+from repair.content import Content, Mapped, Spool, Stored, length_of, piece_of, through
 
 STEP = 1 << 20  # bytes of one patch at most
 HELD = 1 << 16  # longer ones wait in a scratch file
@@ -142,7 +142,7 @@ class Overlay:
         """
         track = self._tracks.setdefault(ref.name, _Track(ref))
         if track.segments[track.over(at, at + length)]:
-            self.put(ref, at, self.read(ref, at, length).translate(table), rule, reason, safety)
+            self.put(ref, at, through(table, self.read(ref, at, length)), rule, reason, safety)
         else:
             track.put(Segment(at, self._table(ref, at, length, table), rule, reason, safety))
 
