@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from quant.errors import RepairError
+from repair.frame import through
 from repair.handle import Handle, naming
 from repair.osfs import REAL, Fs
 
@@ -77,11 +78,6 @@ class Computed:
     def piece(self, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``."""
         return self.make(start, length)
-
-
-def through(table: bytes, raw: bytes) -> bytes:
-    """Each byte of ``raw`` through a ``table`` of 256."""
-    return bytes(bytearray(raw).translate(table))  # copies and all faster than bytes' own
 
 
 class Mapped(NamedTuple):

@@ -11,8 +11,7 @@ import numpy as np
 
 from quant.errors import RepairError
 from repair.compare import expect_state, read_text
-from repair.content import through
-from repair.frame import Record
+from repair.frame import Record, through
 from repair.handle import Handle, naming
 from repair.journal import Journal, Subject
 from repair.ledger import Ledger

@@ -204,6 +204,11 @@ class Journal:
 
     def placed(self) -> Iterator[tuple[int, Record]]:
         """As `records`, with the offset of its old bytes in the journal; DamagedJournalError at the first flaw."""
+        for place, at, rest in self._walk():
+            yield place, frame.unpack(at, rest)
+
+    def _walk(self) -> Iterator[tuple[int, frame.Shape, memoryview]]:
+        """(offset of the old bytes, fixed part, what follows it) of every record, its place and checksum proven."""
         with self._open() as file, self._naming():
             cursor = _Cursor(file, self._first, self._end)
             chain, order = self._start, (-1, 0)
@@ -213,8 +218,9 @@ class Journal:
                 self._check(at, order)
                 order = (at.file, at.offset + (at.old or 0))
                 place = cursor.position + at.tensor + at.rule
-                record, chain = frame.unpack(self._version, at, fixed, cursor.take(at.body + frame.SUM), chain)
-                yield place, record
+                rest = cursor.take(at.body + frame.SUM)
+                chain = frame.proven(self._version, at, fixed, rest, chain)
+                yield place, at, rest
             if chain != self._last or cursor.position != self._end:
                 raise DamagedJournalError("its records are not those that were sealed")
 
@@ -235,7 +241,7 @@ class Journal:
 
     def check(self) -> None:
         """Read all of it; DamagedJournalError at the first flaw."""
-        for _ in self.records():
+        for _ in self._walk():
             pass
 
     def complete(self) -> None:

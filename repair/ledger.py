@@ -82,7 +82,14 @@ class Ledger:
         return Journal(self.fs, self.place(number), number)
 
     def instate(self, number: int) -> Journal:
-        """Give a sealed journal its name, and make it last: now, and only now, may files be changed."""
+        """Read a sealed journal back, give it its name, make it last: now, and only now, may files be changed.
+
+        DamagedJournalError when it is not what was written: what it takes back must be certain beforehand.
+        """
+        written = Journal(self.fs, self.part(number), number)
+        written.check()
+        if written.state is not State.UNFINISHED:
+            raise DamagedJournalError(f"{written.name} is damaged: its mark is not empty")
         with naming(self.place(number).name, "cannot be given its name"):
             self.fs.rename(self.part(number), self.place(number))
         self.sync()

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from auditor.finding import Safety
 from auditor.tensorref import TensorRef
-from repair.content import Content, Mapped, Spool, Stored, length_of, piece_of, through
+from repair.content import Content, Mapped, Spool, Stored, length_of, piece_of
+from repair.frame import through
 
 STEP = 1 << 20  # bytes of one patch at most
 HELD = 1 << 16  # longer ones wait in a scratch file
