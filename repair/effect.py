@@ -1,8 +1,8 @@
 """What a repair does to the weights of a layer: how far they move, predicted from scales and codes.
 
 The dequantised weights depend on a block's scale byte and its codes only, so the sum of the squared codes over all
-blocks with one scale byte is all that is needed.  Errors of small layers are exact; those of larger ones are measured
-on blocks from all over the layer, enough for the digits that are shown, and say on how many.
+blocks with one scale byte is all that is needed: errors of small layers are exact.  Of larger ones the scales tell how
+many blocks have which byte, and some blocks from all over the layer what squared codes go with it; see `Tally`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ Read = Callable[[TensorRef, int, int], bytes]
 Announce = Callable[[TensorRef, Iterable[tuple[int, int]]], None]
 Rows = tuple[int, int]  # of scales: [first, last)
 SOURCE = "the source"  # what errors are relative to where it was given
-SAMPLE, GROUPS = 1 << 13, 4  # blocks of one layer that stand for all of it, in so many runs
+SAMPLE, RUNS = 1 << 13, 8  # blocks of one layer whose codes stand for all, in so many runs
+SCALES = 1 << 15  # block scales of one layer that stand for all
+STRONG = 16  # scale bytes below the largest: two octaves, where blocks have a sixteenth of its energy
+TOGETHER = 1 << 17  # blocks that are looked at together
+_CHUNK = 1 << 20
 MEASURED = 512 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
 
 
@@ -49,9 +53,9 @@ def against_source(layer: str, before: ErrorSums, after: ErrorSums) -> Effect:
 
 
 class Energy(NamedTuple):
-    """Blocks of a layer by scale byte: the sum of their squared codes; float64 [256], exact.
+    """Blocks of a layer by scale byte: the sum of their squared codes, or what is proportional to it; float64 [256].
 
-    ``taken`` of ``blocks`` blocks were looked at.
+    The codes of ``taken`` of ``blocks`` blocks were looked at; exact where those are all.
     """
 
     squares: NDArray[np.float64]
@@ -62,7 +66,7 @@ class Energy(NamedTuple):
         """Relative error when a block with scale byte b goes from step ``old[b]`` to ``new[b]``, float64 [256]."""
         live = self.squares > 0
         squares, old, new = self.squares[live], old[live], new[live]
-        moved, held = float((squares * (new - old) ** 2).sum()), float((squares * old**2).sum())
+        moved, held = math.fsum((squares * (new - old) ** 2).tolist()), math.fsum((squares * old**2).tolist())
         return math.sqrt(moved / held) if held else 0.0
 
 
@@ -76,46 +80,96 @@ class Tally:
     def energy(
         self, layer: QuantizedLayer, read: Read, rows: Rows | None = None, announce: Announce | None = None
     ) -> Energy | None:
-        """Sum blocks of the layer, of all rows of scales or of [first, last), as ``read`` gives them.
+        """Squared codes of the layer by scale byte, of all rows of scales or of [first, last), as ``read`` gives them.
 
-        ``announce`` is told before which (first byte, length) of the codes will be read.
+        Of a layer with more blocks than stand for it the codes of some runs of rows are read, evenly spread, and their
+        mean squares by scale byte are weighted by how many blocks of the whole have that byte: what a layer's few
+        strong rows weigh is known from their scales, wherever the runs lie.  ``announce`` is told before which (first
+        byte, length) of the codes will be read.
 
-        Of a layer with more blocks than stand for it those of GROUPS runs of rows count, evenly spread.  None where
-        shapes do not agree, and once ``most`` bytes of codes were asked for.
+        None where shapes do not agree, where the runs hold no code but zeros, and once ``most`` bytes of codes were
+        asked for.
         """
         geometry = layer.geometry()
         if geometry is None:
             return None
         first, last = rows or (0, geometry.rows)
+        inner, wide = geometry.inner, geometry.inner * geometry.unit
         runs = list(sample(geometry, first, last, self._sample))
-        taken = sum(count for _, count in runs) * geometry.inner
+        taken, blocks = sum(count for _, count in runs) * inner, (last - first) * inner
         self._left -= taken * geometry.unit
         if self._left < 0:
             return None
-        wide = geometry.inner * geometry.unit
         if announce is not None and len(runs) > 1:
             announce(layer.codes, [(start * wide, count * wide) for start, count in runs])
-        scales, codes = (
-            b"".join(read(ref, start * width, count * width) for start, count in runs)
-            for ref, width in ((layer.scales, geometry.inner), (layer.codes, wide))
-        )
-        sums = _sums(codes, geometry.unit, geometry.inner)
-        squares = np.bincount(np.frombuffer(scales, np.uint8), weights=sums, minlength=256)
-        return Energy(squares / 4, taken, (last - first) * geometry.inner)
+        squares, seen = np.zeros(256), np.zeros(256)
+        for part in _portions(runs, inner):
+            by, codes = (
+                b"".join(read(ref, start * width, count * width) for start, count in part)
+                for ref, width in ((layer.scales, inner), (layer.codes, wide))
+            )
+            scales = np.frombuffer(by, np.uint8)
+            squares += np.bincount(scales, weights=_sums(codes, geometry.unit, inner), minlength=256)
+            if taken < blocks:
+                seen += np.bincount(scales, minlength=256)
+        if taken == blocks:
+            return Energy(squares / 4, taken, blocks)
+        usual = squares.sum() / seen.sum()
+        if not usual:
+            return None
+        mean = np.divide(squares, seen, out=np.full(256, usual), where=seen > 0)
+        return Energy(mean * _spread(layer.scales, read, first * inner, last * inner), taken, blocks)
 
 
 def sample(geometry: Geometry, first: int, last: int, most: int) -> Iterator[tuple[int, int]]:
     """(first row, count) of runs of rows of scales that stand for [first, last).
 
-    All of it where it has no more than ``most`` blocks; of fewer than GROUPS rows never a part.
+    All of it where it has no more than ``most`` blocks; of fewer than RUNS rows never a part.
     """
-    count = max(1, most // GROUPS // geometry.inner)
-    if last - first <= GROUPS * count:
+    count = max(1, most // RUNS // max(1, geometry.inner))
+    if last - first <= RUNS * count:
         if last > first:
             yield first, last - first
         return
-    for number in range(GROUPS):
-        yield first + (last - first - count) * number // (GROUPS - 1), count
+    for number in range(RUNS):
+        yield first + (last - first - count) * number // (RUNS - 1), count
+
+
+def _portions(runs: Iterable[tuple[int, int]], inner: int) -> Iterator[list[tuple[int, int]]]:
+    """The runs, cut and put together to portions of at most TOGETHER blocks (a row where that has more)."""
+    most = max(1, TOGETHER // max(1, inner))
+    part: list[tuple[int, int]] = []
+    room = most
+    for start, count in runs:
+        while count:
+            taken = min(count, room)
+            part.append((start, taken))
+            start, count, room = start + taken, count - taken, room - taken
+            if not room:
+                yield part
+                part, room = [], most
+    if part:
+        yield part
+
+
+def _spread(scales: TensorRef, read: Read, first: int, last: int) -> NDArray[np.float64]:
+    """About how many of the bytes [first, last) of a scale tensor have which value, float64 [256].
+
+    Every so many are counted (an odd number of steps, which meets all columns), and each of the strong ones where those
+    are few.
+    """
+    step = max(1, (last - first) // SCALES) | 1 if last - first > SCALES else 1
+    total = np.zeros(256)
+    for at in range(first, last, _CHUNK):
+        part = np.frombuffer(read(scales, at, min(_CHUNK, last - at)), np.uint8)
+        some = part[(first - at) % step :: step]
+        if step > 1:
+            strong = part >= max(1, int(part.max()) - STRONG)
+            if np.count_nonzero(strong) * 8 <= part.size:
+                total += np.bincount(part[strong], minlength=256)
+                some = some[~strong[(first - at) % step :: step]]
+        total += step * np.bincount(some, minlength=256)
+    return total
 
 
 @cache
@@ -148,8 +202,8 @@ def counts(layer: QuantizedLayer, read: Read, rows: Rows | None = None) -> NDArr
     inner = geometry.inner if geometry else 1
     first, last = (rows[0] * inner, rows[1] * inner) if rows else (0, layer.scales.nbytes)
     total = np.zeros(256, np.int64)
-    for at in range(first, last, 1 << 17):
-        part = np.frombuffer(read(layer.scales, at, min(1 << 17, last - at)), np.uint8)
+    for at in range(first, last, _CHUNK):
+        part = np.frombuffer(read(layer.scales, at, min(_CHUNK, last - at)), np.uint8)
         total += np.bincount(part, minlength=256)
     return total
 

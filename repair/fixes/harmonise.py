@@ -238,16 +238,17 @@ def _reason(changing: Sequence[Member], exact: bool) -> str:
 def _measure(desk: Desk, changing: Sequence[Member]) -> Iterator[Effect]:
     for member in changing:
         energy = desk.tally.energy(member.layer, desk.read, member.rows, desk.ctx.announce)
-        yield _effect(member, energy or Energy(member.found.astype(np.float64)))
+        yield _effect(member, energy)
 
 
-def _effect(member: Member, known: Energy) -> Effect:
+def _effect(member: Member, known: Energy | None) -> Effect:
     """Before: the error of a loader that takes the set's scale without rescaling; after: of the re-rounding."""
     true, loaded = steps(member.old, member.divides), steps(member.new, member.divides)
     after = loaded[member.table]
     lost = member.flushed + member.subnormal
     notes = [f"{member.flushed} scales to zero, {member.subnormal} to subnormal"] * bool(lost)
-    if not known.taken:  # enough codes were read: every block counts the same
+    if known is None:  # enough codes were read: every block counts the same
+        known = Energy(member.found.astype(np.float64))
         notes.append("all blocks counted alike")
     elif known.taken < known.blocks:
         notes.append(f"from {known.taken} of {known.blocks} blocks")
