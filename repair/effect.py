@@ -29,6 +29,7 @@ SCALES = 1 << 15  # block scales of one layer that stand for all
 STRONG = 16  # scale bytes below the largest: two octaves, where blocks have a sixteenth of its energy
 TOGETHER = 1 << 17  # blocks that are looked at together
 _CHUNK = 1 << 20
+_DOUBT = 3  # blocks: where fewer have a scale byte the mean of all blocks counts for more than theirs
 MEASURED = 512 << 20  # bytes of codes that are read for errors weighted by them; then all blocks count the same
 
 
@@ -117,7 +118,7 @@ class Tally:
         usual = squares.sum() / seen.sum()
         if not usual:
             return None
-        mean = np.divide(squares, seen, out=np.full(256, usual), where=seen > 0)
+        mean = (squares + _DOUBT * usual) / (seen + _DOUBT)
         return Energy(mean * _spread(layer.scales, read, first * inner, last * inner), taken, blocks)
 
 

@@ -251,7 +251,7 @@ def _effect(member: Member, known: Energy | None) -> Effect:
         known = Energy(member.found.astype(np.float64))
         notes.append("all blocks counted alike")
     elif known.taken < known.blocks:
-        notes.append(f"from {known.taken} of {known.blocks} blocks")
+        notes.append(f"estimated from {known.taken} of {known.blocks} blocks")
     of, note = "the stored weights", "; ".join(notes)
     return Effect(member.layer.name, of, known.error(true, loaded), known.error(true, after), note)
 

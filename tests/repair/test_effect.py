@@ -115,6 +115,7 @@ def heavy_tails(rng: np.random.Generator, rows: int, columns: int) -> Weights:
 @pytest.mark.parametrize("draw", [gaussian, uneven, few_strong, strong_columns, heavy_tails])
 def test_a_sample_tells_the_error_of_all(draw: Callable[..., Weights], axis: int) -> None:
     """Against all blocks, of weights as exporters quantise them, re-rounded by several ratios."""
+    within = 0.01 if draw is gaussian else 0.04
     weights = draw(np.random.default_rng(7), 1024, 2048).astype(np.float32)
     made = nvfp4.quantise(weights)
     scales, codes = made.scales, made.stored
@@ -138,7 +139,7 @@ def test_a_sample_tells_the_error_of_all(draw: Callable[..., Weights], axis: int
     for ratio in (Fraction(95, 100), Fraction(7, 10), Fraction(3, 10), Fraction(1, 100)):
         old, new = steps(1.0, divides=False), steps(float(1 / ratio), divides=False)
         after = new[rescaled(ratio)]
-        assert few.error(old, after) == pytest.approx(every.error(old, after), rel=0.02)
+        assert few.error(old, after) == pytest.approx(every.error(old, after), rel=within)
         assert few.error(old, new) == pytest.approx(every.error(old, new), rel=1e-9)
 
 
