@@ -24,7 +24,7 @@ Read = Callable[[TensorRef, int, int], bytes]
 Announce = Callable[[TensorRef, Iterable[tuple[int, int]]], None]
 Rows = tuple[int, int]  # of scales: [first, last)
 SOURCE = "the source"  # what errors are relative to where it was given
-SAMPLE, RUNS = 1 << 13, 8  # blocks of one layer whose codes stand for all, in so many runs
+SAMPLE, RUNS = 1 << 13, 4  # blocks of one layer whose codes stand for all, in so many runs
 SCALES = 1 << 15  # block scales of one layer that stand for all
 STRONG = 16  # scale bytes below the largest: two octaves, where blocks have a sixteenth of its energy
 TOGETHER = 1 << 17  # blocks that are looked at together
@@ -103,13 +103,11 @@ class Tally:
             return None
         if announce is not None and len(runs) > 1:
             announce(layer.codes, [(start * wide, count * wide) for start, count in runs])
+        part_of = _scales(layer.scales, read, first * inner, last * inner)
         squares, seen = np.zeros(256), np.zeros(256)
         for part in _portions(runs, inner):
-            by, codes = (
-                b"".join(read(ref, start * width, count * width) for start, count in part)
-                for ref, width in ((layer.scales, inner), (layer.codes, wide))
-            )
-            scales = np.frombuffer(by, np.uint8)
+            scales = np.frombuffer(b"".join(part_of(start * inner, count * inner) for start, count in part), np.uint8)
+            codes = b"".join(read(layer.codes, start * wide, count * wide) for start, count in part)
             squares += np.bincount(scales, weights=_sums(codes, geometry.unit, inner), minlength=256)
             if taken < blocks:
                 seen += np.bincount(scales, minlength=256)
@@ -119,7 +117,7 @@ class Tally:
         if not usual:
             return None
         mean = (squares + _DOUBT * usual) / (seen + _DOUBT)
-        return Energy(mean * _spread(layer.scales, read, first * inner, last * inner), taken, blocks)
+        return Energy(mean * _spread(part_of, first * inner, last * inner), taken, blocks)
 
 
 def sample(geometry: Geometry, first: int, last: int, most: int) -> Iterator[tuple[int, int]]:
@@ -153,8 +151,16 @@ def _portions(runs: Iterable[tuple[int, int]], inner: int) -> Iterator[list[tupl
         yield part
 
 
-def _spread(scales: TensorRef, read: Read, first: int, last: int) -> NDArray[np.float64]:
-    """About how many of the bytes [first, last) of a scale tensor have which value, float64 [256].
+def _scales(ref: TensorRef, read: Read, first: int, last: int) -> Callable[[int, int], bytes]:
+    """What gives ``length`` block scales from number ``at`` on, of [first, last); few are read at once, and kept."""
+    if last - first > _CHUNK:
+        return lambda at, length: read(ref, at, length)
+    held = read(ref, first, last - first)
+    return lambda at, length: held[at - first : at - first + length]
+
+
+def _spread(scales: Callable[[int, int], bytes], first: int, last: int) -> NDArray[np.float64]:
+    """About how many of the block scales [first, last) have which byte, float64 [256].
 
     Every so many are counted (an odd number of steps, which meets all columns), and each of the strong ones where those
     are few.
@@ -162,7 +168,7 @@ def _spread(scales: TensorRef, read: Read, first: int, last: int) -> NDArray[np.
     step = max(1, (last - first) // SCALES) | 1 if last - first > SCALES else 1
     total = np.zeros(256)
     for at in range(first, last, _CHUNK):
-        part = np.frombuffer(read(scales, at, min(_CHUNK, last - at)), np.uint8)
+        part = np.frombuffer(scales(at, min(_CHUNK, last - at)), np.uint8)
         some = part[(first - at) % step :: step]
         if step > 1:
             strong = part >= max(1, int(part.max()) - STRONG)
