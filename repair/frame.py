@@ -108,18 +108,18 @@ class Shape(NamedTuple):
         return self.tensor + self.rule + (self.old or 0) + (self.new or 0)
 
 
-def shape(fixed: memoryview) -> Shape:
+def shape(fixed: bytes) -> Shape:
     """The fixed part, read."""
     kind, file, offset, old, new, tensor, rule = RECORD.unpack(fixed)
     known = (None if old == ABSENT else old, None if new == ABSENT else new)
     return Shape(kind, file, offset, *known, tensor, rule)
 
 
-def proven(version: int, at: Shape, fixed: memoryview, rest: memoryview, chain: bytes) -> bytes:
+def proven(version: int, at: Shape, fixed: bytes, rest: memoryview, chain: bytes) -> bytes:
     """The checksum of a record from its bytes (checksum last); DamagedJournalError when it does not hold."""
     names = at.tensor + at.rule
     old, new, made = rest[names : names + (at.old or 0)], rest[names + (at.old or 0) : -SUM], bytes(rest[-SUM:])
-    if _sum(version, chain, bytes(fixed) + bytes(rest[:names]), old, new) != made:
+    if _sum(version, chain, fixed + bytes(rest[:names]), old, new) != made:
         raise DamagedJournalError("a record's checksum does not hold")
     return made
 

@@ -213,7 +213,7 @@ class Journal:
             cursor = _Cursor(file, self._first, self._end)
             chain, order = self._start, (-1, 0)
             for _ in range(self.count):
-                fixed = cursor.take(frame.RECORD.size)
+                fixed = bytes(cursor.take(frame.RECORD.size))
                 at = frame.shape(fixed)
                 self._check(at, order)
                 order = (at.file, at.offset + (at.old or 0))

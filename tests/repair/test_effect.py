@@ -74,7 +74,7 @@ def test_only_so_many_codes_are_read(tmp_path: Path) -> None:
 
 
 @given(
-    rows=st.integers(0, 5000), inner=st.integers(1, 40), start=st.integers(0, 100), most=st.integers(RUNS, 4 * SAMPLE)
+    rows=st.integers(0, 5000), inner=st.integers(0, 40), start=st.integers(0, 100), most=st.integers(RUNS, 4 * SAMPLE)
 )
 def test_a_sample_is_of_distinct_rows_from_first_to_last(rows: int, inner: int, start: int, most: int) -> None:
     runs = list(sample(Geometry(start + rows, inner, 8), start, start + rows, most))
