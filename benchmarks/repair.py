@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import numpy as np
 from scan import Cost, drop, row, timed, warm
 
 EXPERTS, HIDDEN, INNER = 128, 2048, 768
+PAUSE = 1.0  # seconds between runs
 EVERYTHING = "torch with what a repair does: errors, undo, sync, reading back"
 TORCH = """
 import sys, glob, os, torch
@@ -239,8 +241,9 @@ def harmonise(folder: Path, work: Path, runs: int, cold: bool) -> None:
 
 
 def settle(folder: Path, ready: Callable[[Path], None]) -> None:
-    """Let the disk finish what others wrote, and bring the folder's files to where a run is to find them."""
+    """Let the disk, and what lies behind it, rest; have the folder's files where a run expects them."""
     os.sync()
+    time.sleep(PAUSE)
     ready(folder)
 
 
