@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from auditor.audit import Depth
 from auditor.engine import examine
 from auditor.finding import Safety
 from quant.codes import E2M1, E4M3
-from repair.fixes.desk import Options
+from quant.scheme import GlobalScale
+from repair.fixes import harmonise
+from repair.fixes.desk import Desk, Options
 from repair.fixes.harmonise import rescaled
 from tests.forge import Model, make
 from tests.raw import raw
@@ -149,3 +153,42 @@ def test_risk_exact_leaves_it(tmp_path: Path) -> None:
     _, built, plan = planned(model.write(tmp_path / "x"), EXACT, Depth.SCALES)
     assert not plan.touched
     assert "--risk bounded" in built.left[0].reason
+
+
+@given(
+    layout=st.sampled_from(("modelopt-nvfp4", "ct-nvfp4")),
+    some=st.lists(st.sampled_from((0, 1, 7, 8, 9, 0x10, 0x38, 0x7D, 0x7E, 0x7F, 0x80, 0xB8)), min_size=1, max_size=4),
+    ratio=st.sampled_from((0.5, 2.0, 0.25, 2.0**-7, 2.0**-12, 0.7, 3.3, 2.0**-17, 2.0**-24)),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+def test_what_the_scan_tells_of_scales_is_what_counting_tells(
+    layout: str, some: list[int], ratio: float, seed: int
+) -> None:
+    """Zeroed, subnormal and exact scales by the range that a scan found, against a count of every byte."""
+    model, name = fused(layout, ratio)
+    layer = next(x for x in model.layers if x.name == name)
+    held = model.tensors[layer.scales]
+    drawn = np.random.default_rng(seed).choice(some, len(held.data)).astype(np.uint8)
+    model.tensors[layer.scales] = held._replace(data=drawn.tobytes())
+    with TemporaryDirectory() as folder:
+        root = model.write(Path(folder) / "x")
+        found = []
+        for known in (harmonise._occurring, lambda *_: (np.ones(256, np.bool_), np.zeros(256, np.bool_))):
+            with mock.patch.object(harmonise, "_occurring", known):
+                _, built, plan = planned(root, Options(Safety.GUESS), Depth.SCALES)
+            found.append((built.repairs, built.left, plan.identity()))
+    assert found[0] == found[1]
+
+
+def test_what_an_expert_holds_is_not_known_from_all(tmp_path: Path) -> None:
+    ctx, _ = examine(make("modelopt-nvfp4").write(tmp_path))
+    desk = Desk(ctx, BOUNDED)
+    layer = next(x for x in ctx.layers if x.format.global_scale is not GlobalScale.NONE)
+    stats = ctx.byte_stats(layer.scales)
+    assert stats is not None
+    for whole in (True, False):
+        maybe, surely = harmonise._occurring(desk, layer, whole)
+        assert {stats.low, stats.high} <= set(np.flatnonzero(maybe).tolist())
+        assert set(np.flatnonzero(surely).tolist()) == ({stats.low, stats.high} if whole else set())
+    ctx.close()
