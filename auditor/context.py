@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from auditor.audit import Depth
 from auditor.blocks import BlockReport, Kind, Under, classify
@@ -14,7 +13,7 @@ from auditor.declared import Declared
 from auditor.finding import PLACES_KEPT, Place
 from auditor.groups import FusedSet, expert_key, fused_sets
 from auditor.layer import QuantizedLayer, Recognised
-from auditor.measure import Measured, Task
+from auditor.measure import Measured
 from auditor.probes import ByteStats, CodeStats, FloatStats, Hits, decode_floats
 from auditor.source import LocalFile
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
@@ -38,7 +37,6 @@ class Context:
     _blocks: dict[tuple[str, frozenset[Kind]], BlockReport | None] = field(default_factory=dict)
     _values: dict[str, list[float] | None] = field(default_factory=dict)
     stamps: dict[str, Stamp] = field(default_factory=dict)  # of the shards, before anything was read
-    work: Mapping[Path, list[Task]] = field(default_factory=dict)  # what this depth measures, by file
     sound_amaxes: dict[str, list[float]] = field(default_factory=dict)  # kept by `peers`: a set is asked for often
 
     @property

@@ -70,14 +70,13 @@ def examine(
     same = then is not None and checkpoint.same_tensors(then.checkpoint)
     unchanged = then is not None and depth is then.depth and checkpoint == then.checkpoint
     recognised = then.recognised if then and same else recognise(checkpoint.tensors.values())
-    todo = work = then.work if then and unchanged else _work(checkpoint, recognised, depth)
-    kept = Measured()
+    todo, kept = _work(checkpoint, recognised, depth), Measured()
     if known is not None and known.ctx.depth is depth:
         before = known.ctx.recognised
-        todo, kept = known.keep(work, checkpoint, None if same else lambda ref: plan_task(ref, before, depth))
+        todo, kept = known.keep(todo, checkpoint, None if same else lambda ref: plan_task(ref, before, depth))
     measured = run(todo, executor, jobs, progress)
     measured.stats.update(kept.stats)
-    ctx = Context(checkpoint, recognised, read_declared(checkpoint), depth, measured, stamps=stamps, work=work)
+    ctx = Context(checkpoint, recognised, read_declared(checkpoint), depth, measured, stamps=stamps)
     if then is not None:
         ctx.recall(then, kept.stats)
     findings: list[Finding] = []

@@ -95,8 +95,11 @@ for shard in sorted(glob.glob(sys.argv[1] + "/*.safetensors")):
 """
 
 
-def make_experts(folder: Path, layers: int = 3) -> None:
-    """A checkpoint of 128 experts a layer, about 1 GB, in which no gate agrees with its up projection."""
+def make_experts(folder: Path, layers: int = 3, hidden: int = HIDDEN, inner: int = INNER, dead: bool = False) -> None:
+    """A checkpoint of 128 experts a layer, about 1 GB, in which no gate agrees with its up projection.
+
+    ``dead``: nor were most of its activations calibrated.
+    """
     if (folder / "complete").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,16 +110,16 @@ def make_experts(folder: Path, layers: int = 3) -> None:
         for expert in range(EXPERTS):
             stem = f"model.layers.{layer}.mlp.experts.{expert}"
             for leaf, (n, k) in {
-                "down_proj": (HIDDEN, INNER),
-                "gate_proj": (INNER, HIDDEN),
-                "up_proj": (INNER, HIDDEN),
+                "down_proj": (hidden, inner),
+                "gate_proj": (inner, hidden),
+                "up_proj": (inner, hidden),
             }.items():
                 sized += [(f"{stem}.{leaf}.input_scale", "F32", (), 4), (f"{stem}.{leaf}.weight_scale_2", "F32", (), 4)]
                 sized += [(f"{stem}.{leaf}.weight_scale", "F8_E4M3", (n, k // 16), n * k // 16)]
                 sized += [(f"{stem}.{leaf}.weight", "U8", (n, k // 2), n * k // 2)]
         sized.sort(key=lambda entry: ({"F32": 0, "F8_E4M3": 1, "U8": 2}[entry[1]], entry[0]))
         weight_map.update(dict.fromkeys(big.write_shard(folder / name, sized, layer), name))
-        spread(folder / name, layer)
+        spread(folder / name, layer, dead)
     big.write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
     big.write_config(folder)
     (folder / "complete").write_text("")
@@ -129,8 +132,8 @@ def header(path: Path) -> tuple[int, dict[str, dict[str, list[int]]]]:
         return 8 + length, json.loads(file.read(length))
 
 
-def spread(path: Path, seed: int) -> None:
-    """Give every gate projection another global scale."""
+def spread(path: Path, seed: int, dead: bool) -> None:
+    """Give every gate projection another global scale; ``dead``: and most projections an input scale of 0."""
     start, tensors = header(path)
     rng = np.random.default_rng(seed)
     with path.open("r+b") as file:
@@ -138,6 +141,9 @@ def spread(path: Path, seed: int) -> None:
             if name.endswith("gate_proj.weight_scale_2"):
                 file.seek(start + entry["data_offsets"][0])
                 file.write(np.float32(3.5e-5 * rng.uniform(0.1, 0.95)).tobytes())
+            if dead and name.endswith("input_scale") and rng.random() < 0.58:
+                file.seek(start + entry["data_offsets"][0])
+                file.write(bytes(4))
 
 
 def poke(folder: Path) -> list[tuple[Path, int, bytes]]:
@@ -240,6 +246,14 @@ def harmonise(folder: Path, work: Path, runs: int, cold: bool) -> None:
         row("peak memory", f"{peak:.0f} MB", f"torch {other:.0f} MB", f"{other / peak:.1f}x less", "< 300 MB")
 
 
+def many(folder: Path) -> None:
+    """A dry run over 220 000 tensors with tens of thousands of findings."""
+    cost = timed(audit("repair", str(folder), "--risk", "guess", "--format", "json"), 1)
+    report = json.loads(cost.output)
+    told = f"{report['patches']:,} patches, {len(report['repairs']):,} repairs"
+    row("a dry run over 219,648 tensors", f"{cost.seconds:.1f} s", told, f"{cost.peak_mb:.0f} MB", "< 500 MB")
+
+
 def settle(folder: Path, ready: Callable[[Path], None]) -> None:
     """Let the disk, and what lies behind it, rest; have the folder's files where a run expects them."""
     os.sync()
@@ -247,19 +261,20 @@ def settle(folder: Path, ready: Callable[[Path], None]) -> None:
     ready(folder)
 
 
-def prepare(work: Path) -> tuple[Path, Path]:
+def prepare(work: Path) -> tuple[Path, Path, Path]:
     """The checkpoints, made in another process: a child's peak memory begins with its parent's."""
-    small, experts = work / "nvfp4-1gb", work / "experts-1gb"
-    if not all((folder / "complete").exists() for folder in (small, experts)):
-        code = "import sys, repair; from pathlib import Path; repair.make_both(*map(Path, sys.argv[1:]))"
-        subprocess.run([sys.executable, "-c", code, small, experts], check=True, cwd=Path(__file__).parent)
-    return small, experts
+    small, experts, wide = work / "nvfp4-1gb", work / "experts-1gb", work / "experts-wide"
+    if not all((folder / "complete").exists() for folder in (small, experts, wide)):
+        code = "import sys, repair; from pathlib import Path; repair.make_all(*map(Path, sys.argv[1:]))"
+        subprocess.run([sys.executable, "-c", code, small, experts, wide], check=True, cwd=Path(__file__).parent)
+    return small, experts, wide
 
 
-def make_both(small: Path, experts: Path) -> None:
+def make_all(small: Path, experts: Path, wide: Path) -> None:
     """Make what is not there yet."""
     big.make(small, 1.0)
     make_experts(experts)
+    make_experts(wide, layers=143, hidden=256, inner=128, dead=True)
 
 
 def keep_bytecode(work: Path) -> None:
@@ -276,12 +291,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     os.makedirs(options.work, exist_ok=True)
-    small, experts = prepare(options.work)
+    small, experts, wide = prepare(options.work)
     keep_bytecode(options.work)
     print("| what | audit | beside | ratio | wanted |\n|---|---|---|---|---|")
     three_bytes(small, options.work, options.runs)
     harmonise(experts, options.work, options.runs, cold=False)
     harmonise(experts, options.work, options.runs, cold=True)
+    many(wide)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Iterator[Json] | Mapping[str, Json] | None"
 
 
 def pretty(value: Json, levels: int = 2) -> str:
@@ -14,14 +14,30 @@ def pretty(value: Json, levels: int = 2) -> str:
 
     Raises ValueError for NaN and infinity, which JSON does not have.
     """
-    return _text(value, levels, "\n") + "\n"
+    return "".join(pieces(value, levels))
 
 
-def _text(value: Json, levels: int, line: str) -> str:
+def pieces(value: Json, levels: int = 2) -> Iterator[str]:
+    """The same bit by bit: of an array given as an iterator no more than one entry is held."""
+    yield from _pieces(value, levels, "\n")
+    yield "\n"
+
+
+def _pieces(value: Json, levels: int, line: str) -> Iterator[str]:
     within = line + "  "
     if levels and isinstance(value, Mapping) and value:
-        entries = (f"{json.dumps(key)}: {_text(one, levels - 1, within)}" for key, one in value.items())
-        return f"{{{within}{(',' + within).join(entries)}{line}}}"
-    if levels and isinstance(value, list | tuple) and value:
-        return f"[{within}{(',' + within).join(_text(one, levels - 1, within) for one in value)}{line}]"
-    return json.dumps(value, allow_nan=False)
+        before = "{"
+        for key, one in value.items():
+            yield f"{before}{within}{json.dumps(key)}: "
+            yield from _pieces(one, levels - 1, within)
+            before = ","
+        yield f"{line}}}"
+    elif levels and isinstance(value, list | tuple | Iterator):
+        before = "["
+        for one in value:
+            yield f"{before}{within}"
+            yield from _pieces(one, levels - 1, within)
+            before = ","
+        yield f"{line}]" if before == "," else "[]"
+    else:
+        yield json.dumps(value, allow_nan=False)

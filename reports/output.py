@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
 from quant.errors import UsageError
+
+_BATCH = 1 << 20  # characters
 
 
 def to_stream(content: str | bytes, stream: TextIO) -> None:
@@ -17,6 +20,19 @@ def to_stream(content: str | bytes, stream: TextIO) -> None:
     stream.flush()
     stream.buffer.write(content)
     stream.flush()
+
+
+def all_to_stream(pieces: Iterable[str], stream: TextIO) -> None:
+    """As `to_stream`, of text that is made bit by bit."""
+    batch: list[str] = []
+    held = 0
+    for piece in pieces:
+        batch.append(piece)
+        held += len(piece)
+        if held > _BATCH:
+            to_stream("".join(batch), stream)
+            batch, held = [], 0
+    to_stream("".join(batch), stream)
 
 
 def to_file(content: str | bytes, path: Path) -> None:

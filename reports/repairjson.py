@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from repair.layerchange import by_layer
 from reports.jsonfile import SCHEMA_VERSION
-from reports.jsontext import Json, pretty
+from reports.jsontext import Json, pieces
 
 if TYPE_CHECKING:
     from repair.build import Built, Repair
     from repair.effect import Effect
+    from repair.fixes.proposal import Left
     from repair.patch import Plan
     from reports.repairtext import Done
 
 
-def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> str:
-    """The plan, and what came of it where it was carried out."""
+def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> Iterator[str]:
+    """The plan, and what came of it where it was carried out, bit by bit."""
     options = built.desk.options
     document: dict[str, Json] = {
         "schema_version": SCHEMA_VERSION,
@@ -25,21 +26,15 @@ def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> s
         "risk": options.risk.label,
         "policy": options.policy.value if options.floor is None else f"floor={options.floor!r}",
         "written": outcome is not None,
-        "repairs": [_repair(repair) for repair in built.repairs],
-        "skipped": [
-            {"code": item.rule, "tensor": item.tensor, "reason": item.reason, "count": item.places}
-            for item in built.left
-        ],
-        "copy_only": [
-            {"code": item.rule, "tensor": item.tensor, "reason": item.reason, "count": item.places}
-            for item in built.copied
-        ],
+        "repairs": map(_repair, built.repairs),
+        "skipped": map(_left, built.left),
+        "copy_only": map(_left, built.copied),
         "rewritten": sorted(built.desk.tensors),
-        "layers": [
+        "layers": (
             {"layer": row.layer, "bytes": row.nbytes, "rules": list(row.rules), "effects": _effects(row.effects)}
             for row in by_layer(built, plan)
-        ],
-        "settled": [{"code": code, "tensor": tensor} for code, tensor in built.settled],
+        ),
+        "settled": ({"code": code, "tensor": tensor} for code, tensor in built.settled),
         "patches": len(plan.patches),
         "bytes": plan.nbytes,
         "files": list(plan.touched),
@@ -54,7 +49,11 @@ def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> s
             "findings_new": list(outcome.fresh),
             "errors_left": outcome.errors,
         }
-    return pretty(document)
+    return pieces(document)
+
+
+def _left(item: Left) -> dict[str, Json]:
+    return {"code": item.rule, "tensor": item.tensor, "reason": item.reason, "count": item.places}
 
 
 def _repair(repair: Repair) -> dict[str, Json]:

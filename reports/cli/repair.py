@@ -180,7 +180,7 @@ class Job(NamedTuple):
     def _emit_json(self, built: Built, plan: Plan, outcome: Done | None) -> None:
         from reports import output, repairjson
 
-        output.to_stream(repairjson.render(self.checkpoint, built, plan, outcome), sys.stdout)
+        output.all_to_stream(repairjson.render(self.checkpoint, built, plan, outcome), sys.stdout)
 
     def _width(self) -> int | None:
         from reports.cli.printing import columns
