@@ -148,10 +148,10 @@ class Context:
     def places(self, ref: TensorRef, flat: Iterable[int]) -> tuple[Place, ...]:
         """The first few of these flat element indices as places, with the bytes that are stored there."""
         width = ref.itemsize
+        known = self.float_stats(ref)
+        kept = known.raw if known is not None else None
         found = []
         for index in list(flat)[:PLACES_KEPT]:
-            known = self.float_stats(ref)
-            kept = known.raw if known is not None else None
             raw = self.read(ref, index * width, width) if kept is None else kept[index * width : (index + 1) * width]
             found.append(Place(ref.unravel(index), ref.start + index * width, "0x" + raw[::-1].hex().upper()))
         return tuple(found)

@@ -37,24 +37,23 @@ def magnitudes(fmt: FloatCode) -> NDArray[np.float32]:
 
 
 @cache
+def _middles(fmt: FloatCode) -> NDArray[np.float64]:
+    """Midpoints of neighbouring magnitudes, exact in float64 [n - 1]."""
+    mag = magnitudes(fmt).astype(np.float64)
+    return np.asarray((mag[:-1] + mag[1:]) / 2)
+
+
+@cache
 def thresholds(fmt: FloatCode) -> NDArray[np.float32]:
     """float32 [n - 1]: a magnitude above ``thresholds[i]`` gets a code above i.
 
     They are the midpoints of neighbouring values (exact in float32); those above an odd code sit one
     float32 step lower, so that a tie goes to the even code.
     """
-    mag = magnitudes(fmt).astype(np.float64)
-    mid = ((mag[:-1] + mag[1:]) / 2).astype(np.float32)
+    mid = _middles(fmt).astype(np.float32)
     mid[1::2] = np.nextafter(mid[1::2], np.float32(0))
     mid.setflags(write=False)
     return mid
-
-
-@cache
-def _middles(fmt: FloatCode) -> NDArray[np.float64]:
-    """Midpoints of neighbouring magnitudes, exact in float64 [n - 1]."""
-    mag = magnitudes(fmt).astype(np.float64)
-    return np.asarray((mag[:-1] + mag[1:]) / 2)
 
 
 def nearest(fmt: FloatCode, x: NDArray[np.float64], error: float) -> NDArray[np.uint8] | None:

@@ -37,6 +37,15 @@ def _spread(builder: Any, number: Any, vector: Any) -> Any:
     return builder.shuffle_vector(builder.insert_element(none, number, _INDEX(0)), none, _lanes(*[0] * _WIDE))
 
 
+def _signed(builder: Any, codes: Any, bit: int, rough: Any, least: float) -> Any:
+    """``rough`` with magnitudes below ``least`` mended, x + x - least, and the sign that is ``bit`` of the codes."""
+    one = ir.Constant(rough.type, [least] * _WIDE)
+    mended = builder.fsub(builder.fadd(rough, rough), one)
+    size = builder.select(builder.fcmp_ordered("<", rough, one), mended, rough)
+    sign = builder.shl(builder.and_(codes, _lanes(*[1 << bit] * _WIDE)), _lanes(*[31 - bit] * _WIDE))
+    return builder.bitcast(builder.or_(builder.bitcast(size, sign.type), sign), rough.type)
+
+
 def _e2m1(builder: Any, codes: Any) -> Any:
     """Sixteen E2M1 codes, in the low bits of 32-bit words, as float32.
 
@@ -46,11 +55,7 @@ def _e2m1(builder: Any, codes: Any) -> Any:
     vector = ir.VectorType(ir.FloatType(), _WIDE)
     magnitude = builder.shl(builder.and_(codes, _lanes(*[7] * _WIDE)), _lanes(*[22] * _WIDE))
     rough = builder.bitcast(builder.add(magnitude, _lanes(*[126 << 23] * _WIDE)), vector)
-    one = ir.Constant(vector, [1.0] * _WIDE)
-    mended = builder.fsub(builder.fadd(rough, rough), one)
-    size = builder.select(builder.fcmp_ordered("<", rough, one), mended, rough)
-    sign = builder.shl(builder.and_(codes, _lanes(*[8] * _WIDE)), _lanes(*[28] * _WIDE))
-    return builder.bitcast(builder.or_(builder.bitcast(size, sign.type), sign), vector)
+    return _signed(builder, codes, 3, rough, 1.0)
 
 
 @intrinsic
@@ -83,11 +88,7 @@ def _e4m3(builder: Any, codes: Any) -> Any:
     rough = builder.add(builder.shl(magnitude, _lanes(*[20] * _WIDE)), _lanes(*[120 << 23] * _WIDE))
     lost = builder.icmp_unsigned("==", magnitude, _lanes(*[0x7F] * _WIDE))
     rough = builder.bitcast(builder.select(lost, _lanes(*[0x7FC00000] * _WIDE), rough), vector)
-    least = ir.Constant(vector, [2.0**-6] * _WIDE)
-    mended = builder.fsub(builder.fadd(rough, rough), least)
-    size = builder.select(builder.fcmp_ordered("<", rough, least), mended, rough)
-    sign = builder.shl(builder.and_(codes, _lanes(*[0x80] * _WIDE)), _lanes(*[24] * _WIDE))
-    return builder.bitcast(builder.or_(builder.bitcast(size, sign.type), sign), vector)
+    return _signed(builder, codes, 7, rough, 2.0**-6)
 
 
 @intrinsic

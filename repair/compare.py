@@ -77,7 +77,7 @@ def expect_state(file: Handle, state: FileState, error: type[RepairError] = Chan
 def _compare_patch(file: Handle, patch: Patch, subject: int, verdict: Verdict, sink: Sink | None) -> None:
     by_hash = isinstance(patch.old, Stored) and bool(patch.old.sha256)
     table = patch.new.table if isinstance(patch.new, Mapped) and patch.new.old is patch.old else None
-    sha = hashlib.sha256()
+    alone, sha = patch.length <= PIECE, hashlib.sha256()  # of one piece the digest is that of the patch
     for start, length in spans(patch.length):
         found = file.read(patch.offset + start, length)
         digest = hashlib.sha256(found).digest() if by_hash or sink is not None else b""
@@ -86,7 +86,7 @@ def _compare_patch(file: Handle, patch: Patch, subject: int, verdict: Verdict, s
             new = piece_of(patch.new, start, length)
             verdict.new = verdict.new and found == new
         if by_hash:
-            if length < patch.length:
+            if not alone:
                 sha.update(found)
         elif found != (old := piece_of(patch.old, start, length)):
             verdict.differ(_difference(patch, start, found, old))
@@ -94,7 +94,7 @@ def _compare_patch(file: Handle, patch: Patch, subject: int, verdict: Verdict, s
         if sink is not None and not verdict.old:
             kind = PATCH if table is None else MAPPED
             sink(Record(kind, subject, patch.offset + start, found, new, patch.tensor, patch.rule, table, digest))
-    whole = digest.hex() if patch.length <= PIECE else sha.hexdigest()
+    whole = digest.hex() if alone else sha.hexdigest()
     if by_hash and isinstance(patch.old, Stored) and whole != patch.old.sha256:
         verdict.differ(f"{patch.file}: {patch.tensor}: bytes {patch.offset}..{patch.end} changed since the plan")
 

@@ -169,12 +169,13 @@ def _spread(scales: Callable[[int, int], bytes], first: int, last: int) -> NDArr
     total = np.zeros(256)
     for at in range(first, last, _CHUNK):
         part = np.frombuffer(scales(at, min(_CHUNK, last - at)), np.uint8)
-        some = part[(first - at) % step :: step]
+        every = slice((first - at) % step, None, step)
+        some = part[every]
         if step > 1:
             strong = part >= max(1, int(part.max()) - STRONG)
             if np.count_nonzero(strong) * 8 <= part.size:
                 total += np.bincount(part[strong], minlength=256)
-                some = some[~strong[(first - at) % step :: step]]
+                some = some[~strong[every]]
         total += step * np.bincount(some, minlength=256)
     return total
 

@@ -54,8 +54,6 @@ class MissingInputScale(CheckpointRule):
                     yield self.finding(layer.codes, message, fix=remedy(layer, (), ctx), layer=layer.name)
 
     def _compare(self, members: Sequence[QuantizedLayer], ctx: Context, seen: set[str]) -> Iterator[Finding]:
-        if all(m.input_scale is not None for m in members):
-            return
         comparable = [m for m in members if m.format.is_fp4() or m.input_scale is not None]
         have = [m for m in comparable if m.input_scale is not None]
         lack = [m for m in comparable if m.input_scale is None and m.format.is_fp4()]

@@ -35,8 +35,8 @@ class SwizzledScales(LayerRule):
     code, title, severity, needs = "FMT106", "swizzled block scales", Severity.ERROR, Depth.HEADERS
 
     def applies(self, layer: QuantizedLayer) -> bool:
-        """Packed FP4 whose shapes do not agree."""
-        return layer.format.is_fp4() and layer.geometry() is None
+        """Packed FP4 only."""
+        return layer.format.is_fp4()
 
     def check(self, layer: QuantizedLayer, ctx: Context) -> Iterator[Finding]:
         """One finding per scale tensor."""

@@ -42,12 +42,11 @@ class ScalarShape(LayerRule):
         for role, ref in layer.parts.items():
             if not layer.format.parts[role].scalar:
                 continue
+            leaf = ref.name.rpartition(".")[2]
             if ref.size not in (1, experts):
-                leaf = ref.name.rpartition(".")[2]
                 message = f"{leaf} has shape {list(ref.shape)}, one number is expected"
                 yield self.finding(ref, message, severity=Severity.ERROR, layer=layer.name)
             elif ref.shape == () and layer.format.global_scale is GlobalScale.DIVIDE:
-                leaf = ref.name.rpartition(".")[2]
                 message = f"{leaf} is a 0-d scalar, compressed-tensors' loaders expect shape [1]"
                 fix = Remedy(Safety.EXACT, "shape [1] in the header; the shard is rewritten")
                 yield self.finding(ref, message, fix=fix, layer=layer.name)

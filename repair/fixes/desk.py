@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -68,10 +67,6 @@ class Desk:
     def raw(self, ref: TensorRef) -> bytes:
         """All bytes of a small tensor as they will be."""
         return self.overlay.read(ref, 0, ref.nbytes)
-
-    def stored(self, ref: TensorRef) -> Path | None:
-        """The shard that holds a tensor for which nothing is planned; None where something is."""
-        return None if self.overlay.touched(ref) else self.ctx.checkpoint.shards[ref.shard].path
 
     def fetch(self, ref: TensorRef) -> Callable[[int, int], bytes]:
         """What gives ``length`` bytes of a tensor from byte ``at``, as they will be when it is called."""

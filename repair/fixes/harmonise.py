@@ -217,7 +217,7 @@ def _changing(desk: Desk, members: Sequence[QuantizedLayer], columns: list[list[
 
 def _occurring(desk: Desk, layer: QuantizedLayer, whole: bool) -> tuple[Mask, Mask]:
     """Scale bytes that may occur, and those that surely do in all rows of the layer: as the scan found them."""
-    stats = None if desk.stored(layer.scales) is None else desk.ctx.byte_stats(layer.scales)
+    stats = None if desk.overlay.touched(layer.scales) else desk.ctx.byte_stats(layer.scales)
     maybe, surely = np.ones(256, np.bool_), np.zeros(256, np.bool_)
     if stats is not None and not stats.negative.count:
         maybe[:] = False
