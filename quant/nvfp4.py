@@ -252,7 +252,7 @@ def _calibrated_step(
     """
     with np.errstate(all="ignore"):
         peak = global_amax * np.float32(NORM / NORM_FOUR_OVER_SIX) / _SIX
-        up = NORM / peak
+        up = NORM * (np.float32(1) / peak)  # a scalar over a tensor, as in weight_global_scale
         trip = E4M3.values[rounding.encode_scales(np.minimum(amax / _SIX * up, NORM))] * (np.float32(1) / up)
     step = np.where(np.isfinite(peak) & (peak > np.float32(2.0**-24)), trip, exact)
     step = np.where(step > 0, step, exact)

@@ -42,6 +42,14 @@ def lattice() -> torch.Tensor:
     return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 
+def middles(rows: int = 32, columns: int = 256) -> torch.Tensor:
+    """A bfloat16 weight under a global amax, 21/256, with which many block amaxes fall on midpoints of E4M3."""
+    top = 21 / 256
+    w = np.clip(np.random.default_rng(46).standard_normal((rows, columns)) * 0.02, -top, top)
+    w[3, 7] = top
+    return torch.from_numpy(w.astype(np.float32)).bfloat16()
+
+
 def mx_source(spread: int) -> tuple[np.ndarray, np.ndarray]:
     """Random MXFP4 codes with block exponents over ``spread`` octaves, one zero block with byte 0 among them."""
     rng = np.random.default_rng(spread)
@@ -74,6 +82,8 @@ def modelopt() -> dict[str, np.ndarray]:
             "lattice_mxfp4": exporters.modelopt_mxfp4(lattice().to(dtype)),
         }
         out |= {f"{name}/{kind}/{part}": x for kind, arrays in made.items() for part, x in arrays.items()}
+    arrays = exporters.modelopt_four_over_six(middles(), middles().float().abs().max())
+    out |= {f"middles/four_over_six/{part}": x for part, x in arrays.items()}
     for spread in (5, 17, 19, 25):
         packed, scales = mx_source(spread)
         arrays = exporters.modelopt_cast(torch.from_numpy(packed), torch.from_numpy(scales))
@@ -125,6 +135,7 @@ def all_codes() -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     inputs = {f"weight/{name}": exporters.raw(weight().to(dtype)) for name, dtype in DTYPES.items()}
     inputs |= {f"lattice/{name}": exporters.raw(lattice().to(dtype)) for name, dtype in DTYPES.items()}
+    inputs["middles"] = exporters.raw(middles())
     for spread in (5, 17, 19, 25):
         inputs[f"cast/{spread}/packed"], inputs[f"cast/{spread}/scales"] = mx_source(spread)
     np.savez_compressed(HERE / "inputs.npz", **inputs)
