@@ -32,8 +32,12 @@ class Known(NamedTuple):
         return cls(ctx, changed, frozenset(finding.code for finding in findings))
 
     def silent(self, rule: Rule) -> bool:
-        """Whether a rule that was silent then has nothing new to say: of headers and files that are the same."""
-        return rule.needs is Depth.HEADERS and not rule.reads and rule.code not in self.spoke
+        """Whether a rule that was silent then has nothing new to say: of headers and files that are the same.
+
+        Those that need headers only and look at bytes besides (CFG107, FIL105) speak whatever the bytes are: these
+        say how bad it is.
+        """
+        return rule.needs is Depth.HEADERS and rule.code not in self.spoke
 
     def keep(
         self,

@@ -31,7 +31,6 @@ class Rule:
     severity: ClassVar[Severity]
     needs: ClassVar[Depth] = Depth.SCALES  # the shallowest depth at which the rule can speak
     whole: ClassVar[bool] = False  # needs the whole checkpoint: silent when a single shard was named
-    reads: ClassVar[bool] = False  # looks at bytes of tensors though it needs headers only
 
     @classmethod
     def page(cls) -> str:

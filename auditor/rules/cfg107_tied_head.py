@@ -43,7 +43,6 @@ class TiedHead(CheckpointRule):
 
     code, title, severity = "CFG107", "tie_word_embeddings contradicts the files", Severity.ERROR
     needs, whole = Depth.HEADERS, True
-    reads = True
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         """At most one finding."""

@@ -39,7 +39,6 @@ class RepeatedTensor(FileRule):
     """
 
     code, title, severity = "FIL105", "tensor in several shards", Severity.ERROR
-    reads = True
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         """Findings on the copy that is not used, up to a number for each pair of shards."""

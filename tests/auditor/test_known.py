@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,3 +94,18 @@ def test_a_file_that_was_changed_meanwhile_is_looked_at_by_all_rules(tmp_path: P
     again(tmp_path, known({}))
     codes = {finding.code for finding in examine(tmp_path, depth=Depth.FULL, known=known({}))[1].findings}
     assert {"FIL109", "CFG103"} & codes
+
+
+@pytest.mark.parametrize("layout", ["modelopt-nvfp4", "ct-nvfp4"])
+def test_a_copy_that_is_none_any_more_is_looked_at_again(layout: str, tmp_path: Path) -> None:
+    """A tied head stored as a copy of the embedding, of which one byte is changed: information becomes a warning."""
+    model = make(layout).copy()
+    embedding = next(name for name in model.tensors if name.endswith("embed_tokens.weight"))
+    model.tensors["lm_head.weight"] = model.tensors[embedding]
+    model.config["tie_word_embeddings"] = True
+    model.write(tmp_path)
+    ctx, audit = examine(tmp_path, depth=Depth.FULL)
+    head = ctx.checkpoint.tensors["lm_head.weight"]
+    poke(tmp_path / head.shard, head.start, bytes([1, 2]))
+    again(tmp_path, Known.since(ctx, audit.findings, {head.shard: [(head.start, head.start + 2)]}))
+    ctx.close()
