@@ -25,10 +25,7 @@ class Pattern(NamedTuple):
     @property
     def mended(self) -> str:
         """The entry without control characters and the exporter's marker that came with them."""
-        head, mark, tail = self.text.partition(".\0")
-        if mark:
-            return head + ("*" if tail.endswith("*") else "")
-        return "".join(c for c in self.text if c.isprintable()).strip()
+        return mended(self.text)
 
 
 @dataclass(frozen=True)
@@ -36,13 +33,16 @@ class Declared:
     """The declared quantisation.  ``method``: quant_method in lower case, "" when nothing is declared.
 
     ``algorithm`` is that of every layer that neither ``layers`` (MIXED_PRECISION's table) nor ``groups`` name.
+    ``path`` leads to ``source``, the object in the file that holds the values.  ``exclude_keys``: where this method's
+    loaders look for exclusions, the key that all of them read first.
     ``other`` is what the second file says, where both declare something: loaders differ in which they read.
     """
 
     method: str = ""
     summary: str = ""
     file: str = ""
-    key: str = ""
+    path: tuple[str, ...] = ()
+    source: Json = field(default_factory=dict, repr=False, compare=False)
     producer: str = ""
     version: str = ""
     algorithm: Algorithm | None = None
@@ -50,6 +50,7 @@ class Declared:
     layers: Mapping[str, Algorithm] = field(default_factory=dict)
     mixed: bool = False
     exclude: tuple[Pattern, ...] = ()
+    exclude_keys: tuple[str, ...] = ()
     kv_cache: str = ""
     weight_block_size: tuple[int, int] | None = None
     scale_fmt: str = ""
@@ -63,10 +64,11 @@ class Declared:
 
         Exclusions are not looked at here: see `exclusion`.
         """
-        known = self._algorithms.get(module)
-        if known is None and module not in self._algorithms:
-            known = self._algorithms[module] = self._find(module)
-        return known
+        return self._entry(module)[1]
+
+    def entry_for(self, module: str) -> str | None:
+        """The key of the table's entry, or of the group, that names the module; None where neither does."""
+        return self._entry(module)[0]
 
     def activation_for(self, module: str) -> Activation:
         """How the module's inputs are declared to be quantised."""
@@ -90,6 +92,21 @@ class Declared:
         return self._matcher.loose(module)
 
     @property
+    def together(self) -> tuple[Declared, ...]:
+        """The declarations that are changed alike: this one, and the second file's where its method is the same."""
+        return (self, self.other) if self.other is not None and self.other.method == self.method else (self,)
+
+    @property
+    def exclude_lists(self) -> tuple[str, ...]:
+        """The keys of the lists that a further exclusion joins; none where what is there is not a list.
+
+        An empty list stays empty beside a filled one: some loaders would then read it alone.
+        """
+        lists = [key for key in self.exclude_keys if isinstance(self.source.get(key), list)]
+        first = [key for key in self.exclude_keys[:1] if self.source.get(key) is None]
+        return tuple([key for key in lists if self.source[key]] or lists or first)
+
+    @property
     def dialect(self) -> Dialect:
         """Whose rules of matching apply to the lists."""
         return dialect_of(self.method)
@@ -106,7 +123,7 @@ class Declared:
         return frozenset(algorithm.family for algorithm in every if algorithm is not None)
 
     @cached_property
-    def _algorithms(self) -> dict[str, Algorithm | None]:
+    def _entries(self) -> dict[str, tuple[str | None, Algorithm | None]]:
         return {}
 
     @cached_property
@@ -127,27 +144,33 @@ class Declared:
         return owners, Matcher(patterns, dialect)
 
     @cached_property
-    def _layer_matcher(self) -> tuple[list[Algorithm], Matcher]:
-        return list(self.layers.values()), Matcher([_mend(name) for name in self.layers], Dialect.MODELOPT)
+    def _layer_matcher(self) -> tuple[list[tuple[str, Algorithm]], Matcher]:
+        return list(self.layers.items()), Matcher([mended(name) for name in self.layers], Dialect.MODELOPT)
 
-    def _find(self, module: str) -> Algorithm | None:
+    def _entry(self, module: str) -> tuple[str | None, Algorithm | None]:
+        known = self._entries.get(module)
+        if known is None:
+            known = self._entries[module] = self._find(module)
+        return known
+
+    def _find(self, module: str) -> tuple[str | None, Algorithm | None]:
         if self.layers or self.mixed:
-            algorithms, matcher = self._layer_matcher
+            entries, matcher = self._layer_matcher
             for name in (module, *ancestors(module)):
                 number = matcher.strict(name)
                 if number is not None:
-                    return algorithms[number]
-            return None
+                    return entries[number]
+            return None, None
         owners, targets = self._targets
         number = targets.strict(module)
         if number is not None:
-            return owners[number].algorithm
+            return owners[number].name, owners[number].algorithm
         for group in self.groups:
             if any(is_class(target) for target in group.targets):
-                return group.algorithm
+                return group.name, group.algorithm
         if self.experts_only and "experts" not in module:
-            return None
-        return self.algorithm
+            return None, None
+        return None, self.algorithm
 
 
 def is_class(target: str) -> bool:
@@ -156,8 +179,11 @@ def is_class(target: str) -> bool:
     return last.isidentifier() and last[0].isupper()
 
 
-def _mend(name: str) -> str:
-    return Pattern(name, "", "").mended
+def mended(name: str) -> str:
+    """A module's name without control characters and the exporter's marker that came with them."""
+    head, mark, tail = name.partition(".\0")
+    whole = head + "*" if mark and tail.endswith("*") else head
+    return "".join(c for c in whole if c.isprintable()).strip()
 
 
 def read_declared(checkpoint: Checkpoint) -> Declared:
@@ -194,7 +220,8 @@ def _frozen(draft: Draft, problems: list[Problem], other: Declared | None) -> De
         method=draft.method,
         summary=_summary(draft),
         file=draft.file,
-        key=draft.key,
+        path=draft.path,
+        source=draft.source,
         producer=draft.producer,
         version=draft.version,
         algorithm=draft.algorithm,
@@ -202,6 +229,7 @@ def _frozen(draft: Draft, problems: list[Problem], other: Declared | None) -> De
         layers=dict(draft.layers),
         mixed=draft.mixed,
         exclude=tuple(Pattern(pattern, draft.file, key) for pattern, key in draft.exclude),
+        exclude_keys=draft.exclude_keys,
         kv_cache=draft.kv_cache,
         weight_block_size=draft.block,
         scale_fmt=draft.scale_fmt,
@@ -236,4 +264,4 @@ def _summary(draft: Draft) -> str:
     return ", ".join(words) + (f"; written by {made}" if made else "") + f" ({draft.file})"
 
 
-__all__ = ["Activation", "Algorithm", "Declared", "Family", "Group", "Pattern", "Problem", "read_declared"]
+__all__ = ["Activation", "Algorithm", "Declared", "Family", "Group", "Pattern", "Problem", "mended", "read_declared"]

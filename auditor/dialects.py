@@ -13,6 +13,8 @@ def _modelopt(draft: Draft, config: Json) -> None:
     inner = table(config.get("quantization"))
     flat = not inner
     source = config if flat else inner
+    if not flat:
+        draft.path += ("quantization",)
     producer = table(config.get("producer"))
     draft.producer, draft.version = text(producer.get("name")), text(producer.get("version"))
     size = group_size(draft, source)
@@ -36,8 +38,9 @@ def _modelopt(draft: Draft, config: Json) -> None:
         draft.problem("quant_algo", f"is {shown(algo)}, not the name of an algorithm")
     elif source.get("kv_cache_quant_algo") is None and source.get("kv_cache_scheme") is None:
         draft.problem("quant_algo", "is missing")
-    keys = ("ignore",) if source.get("ignore") is not None else ("exclude_modules",)
-    patterns(draft, source, *keys)
+    listed = [key for key in ("ignore", "exclude_modules") if source.get(key) is not None]
+    # Without a list: vLLM and SGLang read `ignore` of the flat object, `exclude_modules` of the inner one.
+    patterns(draft, source, *(listed or ["ignore" if flat else "exclude_modules"])[:1])
     draft.kv_cache = kv_scheme(source.get("kv_cache_quant_algo")) or kv_scheme(source.get("kv_cache_scheme"))
 
 
@@ -132,7 +135,8 @@ def _fp8(draft: Draft, config: Json) -> None:
     if draft.expert_dtype in ("fp4", "mxfp4", "e2m1"):
         experts = Algorithm("fp4 experts", Family.MXFP4, Activation.DYNAMIC, 32)
         draft.groups.append(Group("experts", experts, ("*.experts.*",)))
-    patterns(draft, config, "ignored_layers", "modules_to_not_convert")
+    # vLLM and SGLang read either, older transformers the first alone.
+    patterns(draft, config, "modules_to_not_convert", "ignored_layers")
 
 
 def _mxfp4(draft: Draft, config: Json) -> None:
@@ -143,7 +147,7 @@ def _mxfp4(draft: Draft, config: Json) -> None:
 
 def _mxfp8(draft: Draft, config: Json) -> None:
     draft.algorithm = Algorithm("MXFP8", Family.MXFP8, Activation.DYNAMIC, 32)
-    patterns(draft, config, "ignored_layers", "modules_to_not_convert")
+    patterns(draft, config, "modules_to_not_convert", "ignored_layers")
 
 
 def _fbgemm(draft: Draft, config: Json) -> None:
@@ -245,7 +249,7 @@ def read(file: str, key: str, config: Json) -> Draft:
     named = text(method).lower()
     if method is None:
         named = guess(config)
-    draft = Draft(file, key, named)
+    draft = Draft(file, key, named, tuple(key.split(".")) if key else ())
     if method is not None and not named:
         draft.problem("quant_method", f"is {shown(method)}, not the name of a method")
     elif not named:

@@ -17,11 +17,14 @@ class Draft:
     file: str
     key: str  # where the object lies in the file: quantization_config, say
     method: str
+    path: tuple[str, ...] = ()  # of the object that holds the values; source: that object
+    source: Json = field(default_factory=dict)
     algorithm: Algorithm | None = None  # of every layer that nothing more special names
     groups: list[Group] = field(default_factory=list)
     layers: dict[str, Algorithm] = field(default_factory=dict)  # MIXED_PRECISION's table
     mixed: bool = False
     exclude: list[tuple[str, str]] = field(default_factory=list)  # (pattern, key)
+    exclude_keys: tuple[str, ...] = ()  # where this method's loaders look for them
     kv_cache: str = ""
     producer: str = ""
     version: str = ""
@@ -67,6 +70,7 @@ def group_size(draft: Draft, source: Json) -> int | None:
 
 
 def patterns(draft: Draft, source: Json, *keys: str) -> None:
+    draft.source, draft.exclude_keys = source, keys
     for key in keys:
         value = source.get(key)
         if value is None:

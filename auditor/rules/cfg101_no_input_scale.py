@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 
 from auditor.agreement import contradiction
 from auditor.audit import Depth
@@ -10,8 +11,13 @@ from auditor.context import Context
 from auditor.declared import Activation, Algorithm, Declared, Family
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.formats.base import Role
+from auditor.jsonfile import strings, table
 from auditor.layer import QuantizedLayer
 from auditor.rule import CheckpointRule
+
+Edits = Mapping[tuple[str, ...], str | bool | None]
+_NVFP4 = ("NVFP4", "NVFP4_STATIC", "W4A4_NVFP4")
+_WEIGHT_ONLY = "W4A16_NVFP4"
 
 
 class NoInputScale(CheckpointRule):
@@ -32,8 +38,9 @@ class NoInputScale(CheckpointRule):
     quantises activations dynamically.
 
     ## Fix
-    The configuration says what the file holds: `quant_algo` W4A16_NVFP4, or `input_activations: null`, or a
-    dynamic scheme for FP8.  *Exact*: no weight changes.  To serve with quantised activations, calibrate again.
+    The configuration says what the file holds, for these layers alone: `quant_algo` W4A16_NVFP4, or
+    `input_activations: null`, or a dynamic scheme for FP8.  *Exact*: no weight changes.  modelopt has no name for
+    FP8, AWQ or SVD without stored scales.  To serve with quantised activations, calibrate again.
 
     ## References
     vllm#54189, vllm#54427, vllm#49715
@@ -44,35 +51,82 @@ class NoInputScale(CheckpointRule):
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         """One finding per declared algorithm, on the configuration file."""
-        if ctx.checkpoint.missing or ctx.checkpoint.unopened:
-            return
-        by_algorithm: dict[Algorithm, list[QuantizedLayer]] = {}
-        for layer in ctx.layers:
-            algorithm = ctx.declared.algo_for(layer.name)
-            if layer.format.unaudited or algorithm is None or algorithm.activation is not Activation.STATIC:
-                continue
-            if ctx.declared.exclusion(layer.name) is None and not contradiction(layer, algorithm, ctx.declared):
-                by_algorithm.setdefault(algorithm, []).append(layer)
-        for algorithm, layers in by_algorithm.items():
-            if any(layer.get(Role.INPUT) for layer in layers):
-                continue
+        for algorithm, layers in lacking(ctx).items():
             message = (
                 f"no activation scale in any of {len(layers)} layers, though {algorithm.name} is declared, "
                 "which quantises activations with stored scales"
             )
+            edits = changes(ctx.declared, layers)
             yield self.file_finding(
-                ctx.declared.file, message, count=len(layers), fix=remedy(ctx.declared, algorithm, layers)
+                ctx.declared.file,
+                message,
+                count=len(layers),
+                related=[layer.codes.name for layer in layers],
+                fix=Remedy(Safety.EXACT, in_words(edits)) if edits else None,
             )
 
 
-def remedy(declared: Declared, algorithm: Algorithm, layers: list[QuantizedLayer]) -> Remedy | None:
-    """The edit of the configuration that says what is stored, None where the method has no name for it."""
-    is_fp4 = algorithm.family is Family.NVFP4 and all(layer.format.is_fp4() for layer in layers)
-    note = ""
-    if declared.method == "modelopt" and is_fp4 and algorithm.name in ("NVFP4", "NVFP4_STATIC", "W4A4_NVFP4"):
-        note = "declare quant_algo W4A16_NVFP4 and no input_activations"
-    elif declared.method == "compressed-tensors":
-        note = "set input_activations to null" if is_fp4 else 'set "dynamic": true in input_activations'
-    elif declared.method in ("fp8", "deepseek_v4_fp8"):
-        note = "set activation_scheme to dynamic"
-    return Remedy(Safety.EXACT, note) if note else None
+def lacking(ctx: Context) -> dict[Algorithm, list[QuantizedLayer]]:
+    """The layers of every declared algorithm that needs stored activation scales, where none of them has one."""
+    if ctx.checkpoint.missing or ctx.checkpoint.unopened:
+        return {}
+    found: dict[Algorithm, list[QuantizedLayer]] = {}
+    for layer in ctx.layers:
+        algorithm = ctx.declared.algo_for(layer.name)
+        if layer.format.unaudited or algorithm is None or algorithm.activation is not Activation.STATIC:
+            continue
+        if ctx.declared.exclusion(layer.name) is None and not contradiction(layer, algorithm, ctx.declared):
+            found.setdefault(algorithm, []).append(layer)
+    return {a: layers for a, layers in found.items() if not any(layer.get(Role.INPUT) for layer in layers)}
+
+
+def changes(declared: Declared, layers: Sequence[QuantizedLayer]) -> Edits:
+    """What a declaration has to say of these layers instead, by path in its object.
+
+    Nothing where it says so already, and where the method has no name for what is stored.
+    """
+    static = [layer for layer in layers if declared.activation_for(layer.name) is Activation.STATIC]
+    entries = list(dict.fromkeys(declared.entry_for(layer.name) for layer in static))
+    algorithms = {algorithm for layer in static if (algorithm := declared.algo_for(layer.name))}
+    fp4 = all(a.family is Family.NVFP4 for a in algorithms) and all(layer.format.is_fp4() for layer in static)
+    if not static:
+        return {}
+    if declared.method == "modelopt":
+        return _modelopt(declared, entries, static) if fp4 and all(a.name in _NVFP4 for a in algorithms) else {}
+    if declared.method == "compressed-tensors":
+        return _compressed_tensors(declared, entries, fp4)
+    return {("activation_scheme",): "dynamic"} if declared.method in ("fp8", "deepseek_v4_fp8") else {}
+
+
+def _modelopt(declared: Declared, entries: Sequence[str | None], layers: Sequence[QuantizedLayer]) -> Edits:
+    """Groups repeat for other readers what the algorithm says: those that name other layers too stay."""
+    edits: dict[tuple[str, ...], str | bool | None] = {
+        ("quantized_layers", entry, "quant_algo") if entry is not None else ("quant_algo",): _WEIGHT_ONLY
+        for entry in entries
+    }
+    named = {entry for entry in entries if entry is not None} | {layer.name for layer in layers}
+    for key, group in table(declared.source.get("config_groups")).items():
+        about = not declared.mixed or named.issuperset(strings(table(group).get("targets")) or ("",))
+        if about and table(table(group).get("input_activations")):
+            edits["config_groups", key, "input_activations"] = None
+    return edits
+
+
+def _compressed_tensors(declared: Declared, entries: Sequence[str | None], fp4: bool) -> Edits:
+    groups = table(declared.source.get("config_groups"))
+    keys = [entry for entry in entries if entry is not None]
+    if not all(table(table(groups.get(key)).get("input_activations")) for key in keys):
+        return {}  # a preset's name stands for the whole group
+    paths = [("config_groups", key, "input_activations") for key in keys]
+    return dict.fromkeys(paths, None) if fp4 else {(*path, "dynamic"): True for path in paths}
+
+
+def in_words(edits: Edits) -> str:
+    """The edits in one line: the first path of each value, and how many follow it."""
+    paths: dict[str, list[str]] = {}
+    for path, value in edits.items():
+        paths.setdefault(json.dumps(value), []).append(".".join(path)[:200])
+    return ", ".join(
+        f"{first} becomes {value}" if not more else f"{first} and {len(more)} more become {value}"
+        for value, (first, *more) in paths.items()
+    )

@@ -27,8 +27,9 @@ class QuantisedThoughExcluded(CheckpointRule):
     attribute.  transformers ignores the scales and reads packed codes as weights, or refuses the shape.
 
     ## Fix
-    Take the entry off the list, or name only the modules that are stored unquantised.  *Exact*: only the
-    configuration changes.
+    Take the entry off the list, with every other that excludes the layer, and name the unquantised modules that
+    they covered.  *Exact*: only the configuration changes.  Where no table names the layer, its algorithm is not
+    known, and nothing is written.
 
     ## References
     vllm#44081, vllm#45102, vllm#45132, TensorRT-LLM#16196
@@ -43,6 +44,7 @@ class QuantisedThoughExcluded(CheckpointRule):
         if not declared.method:
             return
         wrong: dict[tuple[str, str], list[QuantizedLayer]] = {}
+        fixable = {key for key in declared.exclude_keys if isinstance(declared.source.get(key), list)}
         for layer in ctx.layers:
             pattern = declared.exclusion(layer.name)
             if pattern is not None:
@@ -55,17 +57,19 @@ class QuantisedThoughExcluded(CheckpointRule):
                 message = (
                     f"stored as {layers[0].format.name}, but {declared.file} excludes it by {what[:200]!r} ({some})"
                 )
-                note = f"take {what[:200]!r} off the list of {declared.file}, or name the unquantised modules alone"
+                note = f"take {what[:200]!r} off the list of {declared.file}, and name the unquantised modules alone"
+                pattern = declared.exclusion(layers[0].name)
+                fix = Remedy(Safety.EXACT, note) if pattern and pattern.key in fixable else None
             else:
                 message = (
                     f"stored as {layers[0].format.name}, but {declared.file} declares no algorithm for it ({some})"
                 )
-                note = f"declare an algorithm for it in {declared.file}"
+                fix = None
             yield self.finding(
                 layers[0].codes,
                 message,
                 count=len(layers),
                 related=[layer.codes.name for layer in layers[1:]],
-                fix=Remedy(Safety.EXACT, note),
+                fix=fix,
                 layer=layers[0].name,
             )

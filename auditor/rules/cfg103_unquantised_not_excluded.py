@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from auditor.architecture import HEADS, Linear, generalised, hidden_layers, is_side, plain_linears
 from auditor.audit import Depth
+from auditor.automaton import MAX_PATTERN
 from auditor.context import Context
 from auditor.declared import Declared, Family
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.rule import CheckpointRule
+from auditor.rules.cfg108_garbled_pattern import garbled
 
 _SKIP = (Family.PLAIN, Family.UNKNOWN, Family.INTEGER)
 # Their loaders know by themselves what is never quantised, and published files list little or nothing.
@@ -34,7 +36,9 @@ class UnquantisedNotExcluded(CheckpointRule):
     recent releases stop with "weight_scale was not fully loaded".  SGLang refuses.
 
     ## Fix
-    Add the module to the list.  *Exact*: only the configuration changes.
+    Add every such module to the list that the method's loaders read: `ignore` or `exclude_modules` (modelopt),
+    `ignore` (compressed-tensors), `exclude` (Quark), `modules_to_not_convert` or `ignored_layers` (fp8, mxfp8),
+    `modules_to_not_convert` (mxfp4, fbgemm_fp8).  *Exact*: only the configuration changes.
 
     ## References
     vllm#38832, vllm#40252, vllm#49187, vllm#52501, vllm#57532, Model-Optimizer#2129
@@ -49,10 +53,7 @@ class UnquantisedNotExcluded(CheckpointRule):
         if not ctx.layers or not declared.method:
             return
         kinds: dict[str, list[Linear]] = {}
-        for linear in [*plain_linears(ctx), *heads(ctx)]:
-            algorithm = declared.algo_for(linear.module)
-            if algorithm is None or algorithm.family in _SKIP or declared.may_be_excluded(linear.module):
-                continue
+        for linear in unlisted(ctx):
             kinds.setdefault(generalised(linear.module), []).append(linear)
         quantised = {generalised(layer.name) for layer in ctx.layers}
         layers = hidden_layers(ctx.checkpoint.config)
@@ -61,16 +62,37 @@ class UnquantisedNotExcluded(CheckpointRule):
             if severity is None:
                 continue
             first = members[0]
+            to_name = nameable(declared, members)
+            note = f"add {first.module!r} to the exclusions of {declared.file}"
             some = "" if len(members) == 1 else f" ({len(members)} layers: {kind})"
             yield self.finding(
                 first.ref,
                 f"stored as {first.ref.dtype}, but {declared.file} does not exclude {first.module}{some}",
                 count=len(members),
                 related=[member.ref.name for member in members[1:]],
-                fix=Remedy(Safety.EXACT, f"add {first.module!r} to the exclusions of {declared.file}"),
+                fix=Remedy(Safety.EXACT, note) if to_name else None,
                 severity=severity,
                 layer=first.module,
             )
+
+
+def unlisted(ctx: Context, kind: str = "") -> Iterator[Linear]:
+    """Every linear weight that is declared quantised, stored unquantised and on no list; of one kind, where named."""
+    declared = ctx.declared
+    for linear in (*plain_linears(ctx), *heads(ctx)):
+        if kind and generalised(linear.module) != kind:
+            continue
+        algorithm = declared.algo_for(linear.module)
+        if algorithm is not None and algorithm.family not in _SKIP and not declared.may_be_excluded(linear.module):
+            yield linear
+
+
+def nameable(declared: Declared, members: Iterable[Linear]) -> list[str]:
+    """The modules that can be put on the lists as they are called; none where a file has no list for them."""
+    if not all(one.exclude_lists for one in declared.together):
+        return []
+    names = (member.module for member in members)
+    return [n for n in names if not garbled(n) and not n.startswith("re:") and len(n) <= MAX_PATTERN]
 
 
 def heads(ctx: Context) -> Iterator[Linear]:

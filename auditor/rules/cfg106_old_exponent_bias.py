@@ -32,8 +32,9 @@ class OldExponentBias(CheckpointRule):
     dropped it; other engines never had one.
 
     ## Fix
-    Add 2 to every scale byte, saturating at 254, and write the new version.  The version is the only evidence, and
-    someone may have mended the bytes without it, so this is a *guess* and needs an explicit option.
+    Add 2 to every scale byte and write the new version; refused where a byte has no room, as the bias was not 125 then.
+    The version is the only evidence, and someone may have mended the bytes without it, so this is a *guess* and
+    needs an explicit option.
 
     ## References
     compressed-tensors#538, vllm#31926

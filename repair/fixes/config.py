@@ -1,124 +1,183 @@
 """CFG101, CFG102, CFG103, CFG107, CFG108: the configuration says what the files hold.
 
-Only the values that are wrong change; the rest of the text, its order and its blanks stay.  Where hf_quant_config.json
+Only the values that are wrong change; the rest of the text, its order and its blanks stay.  What a fix works on is the
+text as the fixes before it left it, so that names are compared as they will be.  Where hf_quant_config.json
 declares the same method beside config.json, both are edited alike; a stale one of another method is left alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from auditor.architecture import plain_linears
+from auditor.architecture import generalised, module_of, plain_linears
 from auditor.checkpoint import CONFIG
-from auditor.declared import Declared
+from auditor.declared import Declared, mended
 from auditor.finding import Finding, Safety
-from auditor.patterns import Matcher
-from auditor.rules.cfg103_unquantised_not_excluded import heads
-from auditor.rules.cfg108_garbled_pattern import garbled
+from auditor.patterns import Dialect, Matcher
+from auditor.rules.cfg101_no_input_scale import changes, lacking
+from auditor.rules.cfg103_unquantised_not_excluded import nameable, unlisted
+from auditor.rules.cfg108_garbled_pattern import garbled, renamed
 from repair.fixes import jsontext
 from repair.fixes.desk import Desk
-from repair.fixes.jsontext import Path
+from repair.fixes.jsontext import Json, Path
 from repair.fixes.proposal import Left, Proposal, TextEdit
 
 Result = Iterator[Proposal | Left]
-_NVFP4 = ("NVFP4", "NVFP4_STATIC", "W4A4_NVFP4")
 _ONLY = "no weight changes, only what the configuration says of it"
+
+
+class Listed(NamedTuple):
+    """A list of exclusions as it will be; its entries mended, "" for what is not a string."""
+
+    file: str
+    path: Path
+    entries: list[str]
+    dialect: Dialect
 
 
 def declarations(desk: Desk) -> Iterator[tuple[Declared, Path]]:
     """Every declaration that is edited together, with the path of its object in its file."""
-    first = desk.ctx.declared
-    for declared in (first, first.other):
-        if declared is None or not declared.file or declared.method != first.method:
-            continue
-        base: Path = tuple(declared.key.split(".")) if declared.key else ()
-        if jsontext.find(desk.text(declared.file), (*base, "quantization")):
-            base = (*base, "quantization")
-        yield declared, base
+    for declared in desk.ctx.declared.together:
+        if declared.file:
+            yield declared, declared.path
 
 
-def lists(desk: Desk) -> Iterator[tuple[str, Path, list[str]]]:
-    """(file, path, entries) of every list of exclusions."""
+def value(text: str, path: Path) -> Json:
+    """The value under a path of keys, None where there is none."""
+    node = jsontext.find(text, path)
+    return json.loads(text[node.start : node.end]) if node else None
+
+
+def lists(desk: Desk) -> Iterator[Listed]:
+    """Every list of exclusions."""
     for declared, base in declarations(desk):
-        for key in dict.fromkeys(pattern.key for pattern in declared.exclude):
-            node = jsontext.find(desk.text(declared.file), (*base, key))
-            if node is not None and node.kind == "list":
-                text = desk.text(declared.file)
-                yield declared.file, (*base, key), json.loads(text[node.start : node.end])
+        for key in declared.exclude_keys:
+            entries = value(desk.text(declared.file), (*base, key))
+            if isinstance(entries, list):
+                names = [mended(entry) if isinstance(entry, str) else "" for entry in entries]
+                yield Listed(declared.file, (*base, key), names, declared.dialect)
 
 
-def _propose(finding: Finding, desk: Desk, texts: dict[str, str], change: str, safety: Safety = Safety.EXACT) -> Result:
+def _propose(
+    finding: Finding, desk: Desk, texts: dict[str, str], change: str, safety: Safety = Safety.EXACT, places: int = 0
+) -> Result:
     edits = [TextEdit(file, text.encode()) for file, text in texts.items() if text != desk.text(file)]
     if edits:
-        yield Proposal(finding.code, finding.tensor, safety, _ONLY, finding.count, change, edits)
+        yield Proposal(finding.code, finding.tensor, safety, _ONLY, places or finding.count, change, edits)
+
+
+def _more(names: Sequence[str]) -> str:
+    return f"{names[0]!a} and {len(names) - 1} more" if len(names) > 1 else f"{names[0]!a}"
 
 
 def not_excluded(finding: Finding, desk: Desk) -> Result:
-    """CFG103: the modules that are stored unquantised join the list."""
-    names = [n.removesuffix(".weight") for n in (finding.tensor, *finding.related)]
+    """CFG103: the modules that are stored unquantised join the list that loaders read."""
+    members = list(unlisted(desk.ctx, generalised(finding.layer)))
+    names = nameable(desk.ctx.declared, members)
+    if len(names) < len(members):
+        reason = "no list is there that could name it, or its name cannot be written as one"
+        yield Left(finding.code, finding.tensor, reason, len(members) - len(names))
+    if not names:
+        return
     texts: dict[str, str] = {}
-    for file, path, entries in lists(desk):
-        new = [name for name in names if name not in entries]
-        texts[file] = jsontext.add(texts.get(file, desk.text(file)), path, new)
-    if not texts:
-        for declared, base in declarations(desk):
-            key = {"modelopt": "ignore" if declared.file == CONFIG else "exclude_modules"}.get(
-                declared.method, "ignore"
-            )
+    for declared, base in declarations(desk):
+        for key in declared.exclude_lists:
             text = texts.get(declared.file, desk.text(declared.file))
-            texts[declared.file] = jsontext.put(text, (*base, key), list(names))
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    yield from _propose(finding, desk, texts, f"{names[0]}{more} joins the exclusions")
+            path = (*base, key)
+            held = value(text, path)
+            if not isinstance(held, list):
+                texts[declared.file] = jsontext.put(text, path, list(names))
+                continue
+            known = Matcher([mended(entry) for entry in held if isinstance(entry, str)], declared.dialect)
+            texts[declared.file] = jsontext.add(text, path, [n for n in names if known.strict(n) is None])
+    change = f"{_more(names)} {'joins' if len(names) == 1 else 'join'} the exclusions"
+    yield from _propose(finding, desk, texts, change, places=len(names))
 
 
 def excluded(finding: Finding, desk: Desk) -> Result:
-    """CFG102: the entry leaves the list; unquantised modules that it covered are named instead."""
+    """CFG102: every entry that excludes the layers leaves its list; unquantised modules that it covered are named."""
     layer, declared = desk.layer(finding), desk.ctx.declared
     pattern = declared.exclusion(layer.name) if layer else None
     if pattern is None:
         yield Left(finding.code, finding.tensor, "no algorithm is declared for it, and none is known", finding.count)
         return
-    plain = [linear.module for linear in (*plain_linears(desk.ctx), *heads(desk.ctx))]
+    if not isinstance(declared.source.get(pattern.key), list):
+        yield Left(finding.code, finding.tensor, f"{pattern.key} is not a list of names", finding.count)
+        return
+    names = [x.name for x in desk.ctx.layers if (p := declared.exclusion(x.name)) and p.text == pattern.text]
+    plain = {linear.module for linear in plain_linears(desk.ctx)}
+    plain |= {module_of(ref) for ref in desk.ctx.recognised.plain if len(ref.shape) > 1}
     texts: dict[str, str] = {}
-    for file, path, entries in lists(desk):
-        if pattern.text not in entries:
+    gone: dict[str, None] = {}
+    for one in lists(desk):
+        numbers = excluding(one, names)
+        if not numbers:
             continue
-        rest = [entry for entry in entries if entry != pattern.text]
-        before, after = Matcher(entries, declared.dialect), Matcher(rest, declared.dialect)
-        bare = [name for name in plain if before.strict(name) is not None and not after.loose(name)]
-        text = texts.get(file, desk.text(file))
-        for number in reversed([i for i, entry in enumerate(entries) if entry == pattern.text]):
-            text = jsontext.drop(text, (*path, number))
-        texts[file] = jsontext.add(text, path, sorted(set(bare)))
-    yield from _propose(finding, desk, texts, f"{pattern.text!a} leaves the exclusions")
+        rest = [entry for number, entry in enumerate(one.entries) if number not in numbers]
+        before, after = Matcher(one.entries, one.dialect), Matcher(rest, one.dialect)
+        bare = sorted(n for n in plain if before.strict(n) is not None and not after.loose(n))
+        if excluding(one._replace(entries=rest + bare), names):
+            reason = "an unquantised module that its entry covers cannot be named without it"
+            yield Left(finding.code, finding.tensor, reason, finding.count)
+            return
+        text = texts.get(one.file, desk.text(one.file))
+        texts[one.file] = jsontext.add(jsontext.drop(text, one.path, numbers), one.path, bare)
+        gone |= dict.fromkeys(one.entries[number] for number in sorted(numbers))
+    if gone:
+        change = f"{_more(list(gone))} {'leaves' if len(gone) == 1 else 'leave'} the exclusions"
+        yield from _propose(finding, desk, texts, change)
+
+
+def excluding(one: Listed, names: Sequence[str]) -> set[int]:
+    """The numbers of all entries by which some of these modules are excluded."""
+    left = dict(enumerate(one.entries))
+    while True:
+        numbers, matcher = list(left), Matcher(list(left.values()), one.dialect)
+        hits = {numbers[hit] for name in names if (hit := matcher.strict(name)) is not None}
+        if not hits:
+            return set(range(len(one.entries))) - left.keys()
+        for number in hits:
+            del left[number]
 
 
 def garbled_names(finding: Finding, desk: Desk) -> Result:
-    """CFG108: module names without control characters."""
+    """CFG108: module names without control characters; what is no name without them, or is there already, goes."""
     texts: dict[str, str] = {}
-    changed: list[str] = []
+    written: list[str] = []
+    gone: list[str] = []
     for declared, base in declarations(desk):
         if declared.file != finding.shard:
             continue
         text = desk.text(declared.file)
-        for pattern in declared.exclude:
-            node = jsontext.find(text, (*base, pattern.key))
-            entries = json.loads(text[node.start : node.end]) if node else []
-            if garbled(pattern.text) and pattern.text in entries:
-                text = jsontext.put(text, (*base, pattern.key, entries.index(pattern.text)), pattern.mended)
-                changed.append(pattern.mended)
-        for name in declared.layers:
-            if garbled(name):
-                mended = type(declared.exclude[0])(name, "", "").mended if declared.exclude else name.strip()
-                text = jsontext.rename(text, (*base, "quantized_layers", name), mended)
-                changed.append(mended)
+        for key in declared.exclude_keys:
+            entries = value(text, (*base, key))
+            held = entries if isinstance(entries, list) else []
+            new = {n: mended(entry) for n, entry in enumerate(held) if isinstance(entry, str) and garbled(entry)}
+            text = jsontext.replace(text, {(*base, key, number): name for number, name in new.items()})
+            text = jsontext.drop(text, (*base, key), [number for number, name in new.items() if not name])
+            written += filter(None, new.values())
+            gone += [str(held[number]) for number, name in new.items() if not name]
+        table = value(text, (*base, "quantized_layers")) if declared.mixed else None
+        if isinstance(table, dict):
+            path, names = (*base, "quantized_layers"), renamed(table)
+            dropped = [old for old, name in names.items() if not name]
+            text = jsontext.drop(text, path, dropped)
+            text = jsontext.rename(text, path, {old: name for old, name in names.items() if name})
+            written += filter(None, names.values())
+            gone += dropped
         texts[declared.file] = text
-    if changed:
-        yield from _propose(finding, desk, texts, f"{len(changed)} names, the first becomes {changed[0]!a}")
-    else:
-        reason = "the declaration is of another method than the one that loaders read: stale"
-        yield Left(finding.code, finding.tensor, reason, finding.count)
+    words = [f"{len(written)} name{'s' * (len(written) > 1)}, the first becomes {written[0]!a}"] if written else []
+    words += [f"{_more(gone)} {'goes' if len(gone) == 1 else 'go'}"] if gone else []
+    done = len(written) + len(gone)
+    if done:
+        yield from _propose(finding, desk, texts, "; ".join(words), places=done)
+    if done < finding.count:
+        reason = "the name without them is there already with another value, or stands in no list or table"
+        if not texts:
+            reason = "the declaration is of another method than the one that loaders read: stale"
+        yield Left(finding.code, finding.tensor, reason, finding.count - done)
 
 
 def tied(finding: Finding, desk: Desk) -> Result:
@@ -140,28 +199,19 @@ def tied(finding: Finding, desk: Desk) -> Result:
 
 
 def no_activations(finding: Finding, desk: Desk) -> Result:
-    """CFG101: weights are declared quantised and activations are not, or dynamically."""
-    if finding.fix is None:
+    """CFG101: the layers of one algorithm are declared without stored activation scales."""
+    role = desk.ctx.recognised.roles.get(finding.related[0]) if finding.related else None
+    algorithm = desk.ctx.declared.algo_for(role[0].name) if role else None
+    layers = lacking(desk.ctx).get(algorithm, []) if algorithm else []
+    if finding.fix is None or not layers:
         yield Left(finding.code, finding.tensor, "the method has no name for what is stored: calibrate again")
         return
-    method, fp4 = desk.ctx.declared.method, all(layer.format.is_fp4() for layer in desk.ctx.layers)
     texts: dict[str, str] = {}
     for declared, base in declarations(desk):
         text = texts.get(declared.file, desk.text(declared.file))
-        if method == "modelopt" and declared.mixed:
-            for name, algorithm in declared.layers.items():
-                if algorithm.name in _NVFP4:
-                    text = jsontext.put(text, (*base, "quantized_layers", name, "quant_algo"), "W4A16_NVFP4")
-        elif method == "modelopt":
-            text = jsontext.put(text, (*base, "quant_algo"), "W4A16_NVFP4")
-        elif method in ("fp8", "deepseek_v4_fp8"):
-            text = jsontext.put(text, (*base, "activation_scheme"), "dynamic")
-        groups = jsontext.find(text, (*base, "config_groups"))
-        for key in groups.parts if groups else ():
-            inputs: Path = (*base, "config_groups", key, "input_activations")
-            node = jsontext.find(text, inputs)
-            if node is None or node.kind != "object":
-                continue
-            text = jsontext.put(text, inputs, None) if fp4 else jsontext.put(text, (*inputs, "dynamic"), True)
-        texts[declared.file] = text
+        values: dict[Path, Json] = {}
+        for path, new in changes(declared, layers).items():
+            as_is = jsontext.find(text, (*base, *path)) is not None
+            values[(*base, *(path if as_is else map(mended, path)))] = new
+        texts[declared.file] = jsontext.replace(text, values)
     yield from _propose(finding, desk, texts, finding.fix.note)

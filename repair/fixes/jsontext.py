@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -11,6 +12,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 Path = tuple[str | int, ...]
 _BLANK = re.compile(r"[ \t\r\n\ufeff]*")
 _SCALAR = re.compile(r"[^\s,\]}]+")
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
 @dataclass
@@ -36,10 +38,8 @@ def _skip(text: str, at: int) -> int:
 
 def _string(text: str, at: int) -> int:
     """The end of the string that begins at ``at``."""
-    end = at + 1
-    while text[end] != '"':
-        end += 2 if text[end] == "\\" else 1
-    return end + 1
+    found = _STRING.match(text, at)
+    return found.end() if found else at
 
 
 def _value(text: str, at: int) -> Node:
@@ -71,41 +71,61 @@ def _value(text: str, at: int) -> Node:
 
 def find(text: str, path: Path) -> Node | None:
     """The value under a path of keys and numbers, None where there is none."""
-    node: Node | None = parse(text)
+    return _at(parse(text), path)
+
+
+def _at(tree: Node, path: Path) -> Node | None:
+    node: Node | None = tree
     for key in path:
         node = node.parts.get(key) if node else None
     return node
 
 
+def _dump(value: Json) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _spliced(text: str, cuts: Iterable[tuple[int, int, str]]) -> str:
+    """The text with what lies between each start and end replaced."""
+    parts: list[str] = []
+    at = 0
+    for start, end, new in sorted(cuts):
+        parts += [text[at:start], new]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
 def put(text: str, path: Path, value: Json) -> str:
     """The text with the value at ``path`` replaced, or added as the last of its object; unchanged without a parent."""
-    node = find(text, path)
-    shown = json.dumps(value, ensure_ascii=False)
-    if node is not None:
-        return text[: node.start] + shown + text[node.end :]
-    parent = find(text, path[:-1])
+    tree = parse(text)
+    if _at(tree, path) is not None:
+        return replace(text, {path: value})
+    parent = _at(tree, path[:-1])
     if parent is None or parent.kind != "object":
         return text
-    return _append(text, parent, f"{json.dumps(path[-1], ensure_ascii=False)}: {shown}")
+    return _append(text, parent, [f"{_dump(path[-1])}: {_dump(value)}"])
 
 
-def add(text: str, path: Path, values: list[str]) -> str:
+def replace(text: str, values: Mapping[Path, Json]) -> str:
+    """The text with the values at these paths replaced; a path that leads nowhere is passed over."""
+    tree = parse(text)
+    found = ((_at(tree, path), value) for path, value in values.items())
+    return _spliced(text, ((node.start, node.end, _dump(value)) for node, value in found if node is not None))
+
+
+def add(text: str, path: Path, values: Iterable[str]) -> str:
     """The text with these strings at the end of the list at ``path``, written as its last item is."""
-    for value in values:
-        node = find(text, path)
-        if node is None or node.kind != "list":
-            return text
-        text = _append(text, node, json.dumps(value, ensure_ascii=False))
-    return text
+    node, shown = find(text, path), [_dump(value) for value in values]
+    return text if node is None or node.kind != "list" or not shown else _append(text, node, shown)
 
 
-def _append(text: str, parent: Node, shown: str) -> str:
+def _append(text: str, parent: Node, shown: list[str]) -> str:
     if not parent.parts:
-        return text[: parent.start + 1] + shown + text[parent.end - 1 :]
+        return text[: parent.start + 1] + ", ".join(shown) + text[parent.end - 1 :]
     numbers = list(parent.parts)
     last = parent.parts[numbers[-1]].end
     lead = text[parent.start + 1 : parent.keys[numbers[0]]] if len(numbers) == 1 else _between(text, parent)
-    return text[:last] + "," + lead + shown + text[last:]
+    return text[:last] + "".join(f",{lead}{item}" for item in shown) + text[last:]
 
 
 def _between(text: str, parent: Node) -> str:
@@ -114,24 +134,38 @@ def _between(text: str, parent: Node) -> str:
     return text[text.index(",", parent.parts[before].end) + 1 : parent.keys[last]]
 
 
-def drop(text: str, path: Path) -> str:
-    """The text without the value at ``path`` and its comma; unchanged where there is none."""
-    parent, key = find(text, path[:-1]), path[-1]
-    if parent is None or key not in parent.parts:
+def drop(text: str, path: Path, keys: Iterable[str | int]) -> str:
+    """The text without these parts of the list or object at ``path``, and their commas."""
+    parent = find(text, path)
+    gone = set(keys).intersection(parent.parts) if parent else set()
+    if parent is None or not gone:
         return text
-    order = list(parent.parts)
-    at = order.index(key)
-    if len(order) == 1:
+    kept = [key for key in parent.parts if key not in gone]
+    if not kept:
         return text[: parent.start + 1] + text[parent.end - 1 :]
-    if at + 1 < len(order):
-        return text[: parent.keys[key]] + text[parent.keys[order[at + 1]] :]
-    return text[: parent.parts[order[at - 1]].end] + text[parent.parts[key].end :]
+    cuts: list[tuple[int, int, str]] = []
+    begin = -1  # of a run of parts that go
+    for key in parent.parts:
+        if key in gone and begin < 0:
+            begin = parent.keys[key]
+        elif key not in gone and begin >= 0:
+            cuts.append((begin, parent.keys[key], ""))
+            begin = -1
+    if begin >= 0:
+        cuts.append((parent.parts[kept[-1]].end, parent.parts[list(parent.parts)[-1]].end, ""))
+    return _spliced(text, cuts)
 
 
-def rename(text: str, path: Path, key: str) -> str:
-    """The text with the key of the value at ``path`` written as ``key``; unchanged where there is none."""
-    parent = find(text, path[:-1])
-    if parent is None or parent.kind != "object" or path[-1] not in parent.keys:
+def rename(text: str, path: Path, names: Mapping[str, str]) -> str:
+    """The text with keys of the object at ``path`` written anew; never a key that is there already."""
+    parent = find(text, path)
+    if parent is None or parent.kind != "object":
         return text
-    start = parent.keys[path[-1]]
-    return text[:start] + json.dumps(key, ensure_ascii=False) + text[_string(text, start) :]
+    cuts = []
+    taken = set(parent.keys)
+    for old, new in names.items():
+        if old in parent.keys and new not in taken:
+            taken.add(new)
+            start = parent.keys[old]
+            cuts.append((start, _string(text, start), _dump(new)))
+    return _spliced(text, cuts)

@@ -114,7 +114,8 @@ def test_ignore_wins_over_exclude_modules() -> None:
 
 
 def test_where_a_declaration_may_lie() -> None:
-    assert declared({"text_config": {"quantization_config": modelopt("FP8")}}).key == "text_config.quantization_config"
+    inner = declared({"text_config": {"quantization_config": modelopt("FP8")}})
+    assert inner.path == ("text_config", "quantization_config")
     assert declared({"compression_config": ct_config()}).method == "compressed-tensors"
     both = declared({"quantization_config": modelopt("FP8"), "text_config": {"quantization_config": ct_config()}})
     assert both.method == "modelopt"

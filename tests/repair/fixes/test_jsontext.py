@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -55,9 +56,23 @@ def test_put_replaces_one_value(value: Any, indent: Any, ascii_: bool, new: Any,
 def test_drop_takes_out_one_value(value: Any, indent: Any, data: st.DataObject) -> None:
     text = json.dumps(value, indent=indent)
     path = data.draw(st.sampled_from(paths(value)))
-    done = jsontext.drop(text, path)
+    done = jsontext.drop(text, path[:-1], [path[-1]])
     del parent(value, path)[path[-1]]
     assert json.loads(done) == value
+
+
+@given(st.lists(LEAVES, max_size=6), st.sets(st.integers(0, 7)), INDENTS)
+def test_drop_takes_out_several(value: list[Any], gone: set[int], indent: Any) -> None:
+    text = json.dumps({"list": value, "z": 1}, indent=indent)
+    done = json.loads(jsontext.drop(text, ("list",), gone))
+    assert done == {"list": [item for i, item in enumerate(value) if i not in gone], "z": 1}
+
+
+@given(st.lists(LEAVES, max_size=6), st.dictionaries(st.integers(0, 7), LEAVES), INDENTS)
+def test_replace_changes_several(value: list[Any], new: dict[int, Any], indent: Any) -> None:
+    text = json.dumps({"list": value}, indent=indent)
+    done = jsontext.replace(text, {("list", number): item for number, item in new.items()})
+    assert json.loads(done) == {"list": [new.get(i, item) for i, item in enumerate(value)]}
 
 
 @given(OBJECTS, INDENTS, LEAVES)
@@ -75,7 +90,7 @@ def test_add_extends_a_list(old: list[str], new: list[str], indent: Any) -> None
 @given(OBJECTS, INDENTS, st.data())
 def test_rename_changes_a_key(value: dict[str, Any], indent: Any, data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(list(value)))
-    done = jsontext.rename(json.dumps(value, indent=indent), (key,), "brand new")
+    done = jsontext.rename(json.dumps(value, indent=indent), (), {key: "brand new"})
     assert json.loads(done) == {("brand new" if k == key else k): v for k, v in value.items()}
 
 
@@ -84,7 +99,7 @@ def test_lines_are_kept(indent: int) -> None:
     text = json.dumps({"q": {"ignore": ["a", "b"], "algo": "X"}}, indent=indent) + "\n"
     done = jsontext.add(text, ("q", "ignore"), ["c"])
     assert done == json.dumps({"q": {"ignore": ["a", "b", "c"], "algo": "X"}}, indent=indent) + "\n"
-    assert jsontext.drop(done, ("q", "ignore", 2)) == text
+    assert jsontext.drop(done, ("q", "ignore"), [2]) == text
 
 
 def test_a_byte_order_mark_is_kept() -> None:
@@ -95,5 +110,24 @@ def test_what_is_not_there_is_left() -> None:
     text = '{"a": [1]}'
     assert jsontext.put(text, ("b", "c"), 1) == text
     assert jsontext.add(text, ("b",), ["x"]) == text
-    assert jsontext.drop(text, ("b",)) == text
-    assert jsontext.rename(text, ("b",), "c") == text
+    assert jsontext.drop(text, (), ["b"]) == text
+    assert jsontext.replace(text, {("b", 0): 1, ("a", 7): 1}) == text
+    assert jsontext.rename(text, (), {"b": "c"}) == text
+
+
+def test_no_key_is_written_twice() -> None:
+    text = '{"a": 1, "a ": 2, " a": 3}'
+    assert jsontext.rename(text, (), {"a ": "a", " a": "a"}) == text
+    assert jsontext.rename(text, (), {"a ": "b", " a": "b"}) == '{"a": 1, "b": 2, " a": 3}'
+
+
+def test_many_names_end_quickly() -> None:
+    begin = time.monotonic()
+    names = [f"model.layers.{i % 60}.mlp.experts.{i}.gate_proj" for i in range(30_000)]
+    text = jsontext.add(
+        '{"ignore": [], "layers": ' + json.dumps({name + " ": 1 for name in names}) + "}", ("ignore",), names
+    )
+    text = jsontext.rename(text, ("layers",), {name + " ": name for name in names})
+    text = jsontext.drop(text, ("ignore",), range(1, len(names)))
+    assert json.loads(text) == {"ignore": names[:1], "layers": dict.fromkeys(names, 1)}
+    assert time.monotonic() - begin < 10
