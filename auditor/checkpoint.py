@@ -13,6 +13,7 @@ from pathlib import Path
 from auditor import header as headers
 from auditor import jsonfile
 from auditor.header import Flaw, Header, Problem
+from auditor.interrupted import interrupted
 from auditor.jsonfile import Json
 from auditor.source import opened
 from auditor.tensorref import TensorRef
@@ -71,6 +72,7 @@ class Checkpoint:
     config_problems: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, TensorRef] = field(default_factory=dict)
     duplicates: list[tuple[TensorRef, TensorRef]] = field(default_factory=list)  # (used, other copy)
+    interrupted: str = ""  # journal of a repair that did not end
     bytes_read: int = 0
 
     @property
@@ -111,9 +113,25 @@ def open_checkpoint(path: str | Path, earlier: Checkpoint | None = None) -> Chec
             raise CheckpointError(f"{path}: no such file or folder")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    checkpoint.interrupted = interrupted(checkpoint.root)
     _read_configs(checkpoint)
     _join(checkpoint)
     return checkpoint
+
+
+def open_settled(path: str | Path) -> Checkpoint:
+    """As `open_checkpoint`, to make something of its weights: CheckpointError while a repair of it is half done."""
+    checkpoint = open_checkpoint(path)
+    if checkpoint.interrupted:
+        raise CheckpointError(half_done(checkpoint.root, checkpoint.interrupted))
+    return checkpoint
+
+
+def half_done(root: Path, journal: str) -> str:
+    """What to say of a folder whose newest journal is not complete."""
+    import shlex
+
+    return f"{root}: a repair of it was interrupted ({journal}); `audit undo {shlex.quote(str(root))}` settles it"
 
 
 def _from_folder(root: Path, earlier: Mapping[str, Shard]) -> Checkpoint:

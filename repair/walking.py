@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from auditor.interrupted import FOLDER
 from repair.handle import naming
-from repair.ledger import FOLDER
 from repair.osfs import Fs
 
 _LEFT_OUT = frozenset({FOLDER, ".git", ".cache", ".gitattributes"})

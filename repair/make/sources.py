@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
-from auditor.checkpoint import UNFINISHED, Checkpoint
+from auditor.checkpoint import UNFINISHED, Checkpoint, half_done
 from auditor.header import MAX_HEADER, parse
 from auditor.tensorref import TensorRef
 from quant.errors import RepairError
@@ -39,6 +39,8 @@ class Sources:
         self._digests: dict[str, str] = {}
         if self._look(UNFINISHED) is not None:
             raise RepairError(f"{self.root}: is unfinished itself")
+        if checkpoint.interrupted:
+            raise RepairError(half_done(checkpoint.root, checkpoint.interrupted))
         with closed_on_error(self):
             for name, shard in sorted(checkpoint.shards.items()):
                 status = self._look(name)
