@@ -85,6 +85,24 @@ class Checkpoint:
         ours, theirs = self.tensors, other.tensors
         return len(ours) == len(theirs) and all(map(operator.is_, ours.values(), theirs.values()))
 
+    def served(self) -> set[str]:
+        """Shards that a loader reads: no stray files, and none of a second copy under another index."""
+        named = self.index.shards() if self.index else set()
+        apart = {name for index in self.other_indices for name in index.shards()} - named
+        return self.shards.keys() - apart - set(self.stray)
+
+    def adopted(self) -> set[str]:
+        """Stray shards that belong to the model: the index names all of their tensors, and no other shard has any."""
+        named = self.index.weight_map.keys() if self.index else {}
+        found = set()
+        for name in self.stray:
+            shard = self.shards.get(name)
+            if shard is None or shard.header.refused or shard.header.unreadable or not shard.header.tensors:
+                continue
+            if all(ref.name in named and self.tensors[ref.name] is ref for ref in shard.header.tensors):
+                found.add(name)
+        return found
+
     def indexed(self) -> list[Shard]:
         """Shards that the index names and whose headers could be read."""
         named = self.index.shards() if self.index else set()
@@ -249,14 +267,11 @@ def _join(checkpoint: Checkpoint) -> None:
     Copies in stray files or of another index are no duplicates: no loader reads both.
     """
     weight_map = checkpoint.index.weight_map if checkpoint.index else {}
-    named = set(weight_map.values())
-    apart = {name for index in checkpoint.other_indices for name in index.shards()} - named
-    apart.update(checkpoint.stray)
-    tensors = checkpoint.tensors
-    for name in sorted(checkpoint.shards, key=lambda n: (n in apart, n)):
+    served, tensors = checkpoint.served(), checkpoint.tensors
+    for name in sorted(checkpoint.shards, key=lambda n: (n not in served, n)):
         for ref in checkpoint.shards[name].header.tensors:
             used = tensors.setdefault(ref.name, ref)
-            if used is ref or name in apart:
+            if used is ref or name not in served:
                 continue
             if weight_map.get(ref.name) == ref.shard:
                 tensors[ref.name], used, ref = ref, ref, used

@@ -19,7 +19,7 @@ from repair.content import Content, Mapped, Shared, Stored, length_of
 from repair.effect import Effect
 from repair.fixes.catalogue import ENTRIES, RANK
 from repair.fixes.desk import Desk, Options
-from repair.fixes.index import rebuilt
+from repair.fixes.index import index_file, rebuilt
 from repair.fixes.overlay import HELD
 from repair.fixes.proposal import Edit, Left, NewTensor, Proposal, Rescale, TextEdit
 from repair.layerchange import measure_against
@@ -123,15 +123,17 @@ def build(ctx: Context, findings: Sequence[Finding], options: Options, source: S
 
 def _index_new(desk: Desk) -> None:
     """Where tensors are added or change their size, the index says so."""
-    index, checkpoint = desk.ctx.checkpoint.index, desk.ctx.checkpoint
+    checkpoint = desk.ctx.checkpoint
+    file = index_file(checkpoint)
     resized = {n: t for n, t in desk.tensors.items() if t.beside or length_of(t.content) != t.like.nbytes}
-    if index is None or index.problem or not resized:
+    unusable = file not in desk.texts if checkpoint.index is None else bool(checkpoint.index.problem)
+    if unusable or not resized:
         return
-    text = rebuilt(desk.text(index.file), checkpoint, resized)
+    text = rebuilt(desk.text(file), checkpoint, resized)
     first = next(iter(resized.values()))
     reason = f"{len(resized)} tensors are added or have another size"
     by = Proposal("FIL110", first.name, Safety.EXACT, reason, len(resized), "", ())
-    desk.rewrite(TextEdit(index.file, text.encode()), by)
+    desk.rewrite(TextEdit(file, text.encode()), by)
 
 
 def rewrites(built: Built) -> dict[str, dict[str, Change]]:
