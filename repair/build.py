@@ -105,7 +105,7 @@ class SourceFixes:
 
 def build(ctx: Context, findings: Sequence[Finding], options: Options, source: SourceFixes | None = None) -> Built:
     """Plan the repair of these findings; from the source first, where there is one."""
-    built = Built(Desk(ctx, options, tuple(findings)))
+    built, silent = Built(Desk(ctx, options, tuple(findings))), []
     for finding in sorted(findings, key=_order):
         if finding.fix is None and finding.severity is Severity.INFO:
             continue
@@ -114,11 +114,29 @@ def build(ctx: Context, findings: Sequence[Finding], options: Options, source: S
             items += 1
             _take(item, built, options)
         if not items:
-            built.settled.append((finding.code, finding.tensor))
+            silent.append(finding)
+    _settle(built, silent)
     _index_new(built.desk)
     if source is not None:
         measure_against(built, source)
     return built
+
+
+def _settle(built: Built, findings: Sequence[Finding]) -> None:
+    """Findings whose fix had nothing to do: other repairs changed what they are about, or they are left."""
+    desk = built.desk
+    texts = {ENTRIES[rule].mend for edit in desk.texts.values() for rule in edit.rule.split("+")}
+    left = {item.tensor for item in built.left}
+    for finding in findings:
+        names = (finding.tensor, *finding.related)
+        refs = [ref for name in names if (ref := desk.ref(name))]
+        changed = any(desk.overlay.touched(ref) or ref.name in desk.tensors for ref in refs)
+        if changed or (finding.code in ENTRIES and ENTRIES[finding.code].mend in texts):
+            built.settled.append((finding.code, finding.tensor))
+            continue
+        waits = any(name in left for name in names)
+        reason = "waits for the other findings of its tensors" if waits else "no repair of it is known as the files are"
+        built.left.append(Left(finding.code, finding.tensor, reason, finding.count))
 
 
 def _index_new(desk: Desk) -> None:

@@ -40,8 +40,9 @@ def mended(root: Path) -> Mended:
 
 def test_entries_of_what_no_shard_holds_stay(root: Path) -> None:
     """Else the new index would hide that a weight is gone."""
-    change(root, a__up_proj__weight=ONE, b__o_proj__weight=None)
+    change(root, a__up_proj__weight=ONE, b__o_proj__weight=None, b__q_proj__weight=ONE)
     done = mended(root)
+    assert done.built.settled == [("FIL110", "b.o_proj.weight")]
     assert read_index(root)["weight_map"]["a.up_proj.weight"] == ONE
     assert read_index(root)["weight_map"]["b.o_proj.weight"] == TWO
     assert serious(done.after) == {("FIL106", "a.up_proj.weight")} == done.remaining()
