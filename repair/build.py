@@ -127,10 +127,13 @@ def _settle(built: Built, findings: Sequence[Finding]) -> None:
     desk = built.desk
     texts = {ENTRIES[rule].mend for edit in desk.texts.values() for rule in edit.rule.split("+")}
     left = {item.tensor for item in built.left}
+    whole = {name for _, name in desk.done} & {name for repair in built.repairs for name in repair.layers}
     for finding in findings:
+        layer = desk.layer(finding)
         names = (finding.tensor, *finding.related)
         refs = [ref for name in names if (ref := desk.ref(name))]
         changed = any(desk.overlay.touched(ref) or ref.name in desk.tensors for ref in refs)
+        changed |= layer is not None and layer.name in whole
         if changed or (finding.code in ENTRIES and ENTRIES[finding.code].mend in texts):
             built.settled.append((finding.code, finding.tensor))
             continue
