@@ -184,7 +184,9 @@ def _proposals(finding: Finding, desk: Desk, source: SourceFixes | None) -> Iter
         yield from restored
         return
     yield from restored
-    yield from _without(finding, desk)
+    for item in _without(finding, desk):
+        if isinstance(item, Proposal) or not restored:  # what the source says of the rest is said already
+            yield item
 
 
 def _without(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
