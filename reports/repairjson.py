@@ -36,7 +36,7 @@ def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> I
         ),
         "settled": ({"code": code, "tensor": tensor} for code, tensor in built.settled),
         "patches": len(plan.patches),
-        "bytes": plan.nbytes,
+        "bytes": plan.total,
         "files": list(plan.touched),
         "wider": {safety.label: n for safety, n in sorted(built.wider.items())},
     }

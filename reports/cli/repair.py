@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from auditor.checkpoint import half_done
 from auditor.finding import Finding, Safety, Severity
 from quant.errors import RepairError, UsageError
 from reports.cli import choices, repairoptions, repairplan
@@ -54,7 +55,11 @@ class Job(NamedTuple):
         """Scan, plan, print; and write where that was asked for."""
         from repair import build
 
+        if self.write and self.out is None:
+            repairplan.settle(repairplan.folder_of(self.checkpoint))  # before anything is read: it changes bytes
         ctx, audit = self._scan(self.checkpoint)
+        if ctx.checkpoint.interrupted:
+            raise RepairError(half_done(ctx.checkpoint.root, ctx.checkpoint.interrupted))
         source = self._opened(ctx)
         try:
             built = build.build(ctx, audit.findings, self.options, source)
@@ -141,10 +146,8 @@ class Job(NamedTuple):
             proof = repairplan.copy(root, built, plan, self.out)
             _, after = self._scan(str(self.out))
         else:
-            settled = repairplan.settle(root)  # changes bytes that no plan speaks of
             entry, proof = repairplan.carry_out(root, plan, self.proof)
-            known = None if settled else Known.since(ctx, audit.findings, plan.ranges)
-            _, after = self._scan(self.checkpoint, known)
+            _, after = self._scan(self.checkpoint, Known.since(ctx, audit.findings, plan.ranges))
         before = {(f.code, f.tensor) for f in audit.findings}
         now = {(f.code, f.tensor) for f in after.findings}
         return Done(

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from repair.patch import Plan
 
 
-def settle(root: Path) -> bool:
-    """Settle what an interrupted repair left, and say so; whether there was any.  RepairError when it cannot be."""
+def folder_of(checkpoint: str) -> Path:
+    """The folder that a checkpoint's journals lie in: its own, or that of the file that was named."""
+    path = Path(checkpoint)
+    return path.parent if path.is_file() else path
+
+
+def settle(root: Path) -> None:
+    """Settle what an interrupted repair left, and say so.  RepairError when it cannot be."""
     from repair.apply import Done, hot, recover
 
-    if hot(root) is None:
-        return False
-    outcome = recover(root)
-    if outcome.done is not Done.UNCHANGED:
+    if hot(root) is not None and (outcome := recover(root)).done is not Done.UNCHANGED:
         say(outcome.message)
-    return True
 
 
 def carry_out(root: Path, plan: Plan, proof: Proof) -> tuple[str, str]:
@@ -63,8 +65,7 @@ def apply_file(checkpoint: str, file: Path, proof: str, *, write: bool, color: b
     from reports.cli.printing import print_text
     from reports.layout import Span
 
-    root = Path(checkpoint)
-    root = root.parent if root.is_file() else root
+    root = folder_of(checkpoint)
     if not root.is_dir():
         raise UsageError(f"{checkpoint}: no such file or folder")
     if not file.is_file():

@@ -1,0 +1,80 @@
+"""FMT112."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+
+from auditor.architecture import hidden_layers, is_side
+from auditor.audit import Depth
+from auditor.context import Context
+from auditor.finding import Finding, Severity
+from auditor.jsonfile import table
+from auditor.rule import CheckpointRule
+from auditor.tensorref import TensorRef
+
+_NUMBER = re.compile(r"\.(?:layers|experts)\.(\d{1,6})(?=\.)")
+_SHOWN = 8
+
+
+class GapInNumbers(CheckpointRule):
+    """A layer, or an expert of a layer, has no tensor at all, though its neighbours on both sides have.
+
+    ## What it checks
+    The numbers behind `layers.` and `experts.` in the names of all shards: between the smallest and the largest of a
+    kind none is left out, and the only kind of layers that begins with 0 goes up to num_hidden_layers.  Names that
+    cannot be read (FIL103) count.  Silent while a shard is missing or unreadable, and for models whose configuration
+    says what each block is made of (block_configs): there a block may be empty.
+
+    ## Why it matters
+    Nothing else tells: index and headers agree with each other, since both were written after the tensors were lost.
+
+    ## What engines do
+    transformers fills the module with random numbers and warns.  vLLM and SGLang allocate memory for all experts and
+    load those that they find; the others stay whatever that memory held.
+
+    ## Fix
+    None: export again.  The source has the weights, not the scales that calibration gave.
+
+    ## References
+    vLLM, FusedMoE weight loaders; transformers, missing keys
+    """
+
+    code, title, severity = "FMT112", "gap in the numbers of layers or experts", Severity.ERROR
+    needs, whole = Depth.HEADERS, True
+
+    def check(self, ctx: Context) -> Iterator[Finding]:
+        """One finding for each module whose children have gaps."""
+        checkpoint = ctx.checkpoint
+        broken = checkpoint.missing or checkpoint.unopened or any(s.header.refused for s in checkpoint.shards.values())
+        if broken or "block_configs" in table(checkpoint.config):
+            return
+        numbers: dict[str, set[int]] = {}
+        unread = (name for shard in checkpoint.shards.values() for name in shard.header.unreadable)
+        for name in chain(checkpoint.tensors, unread):
+            for found in _NUMBER.finditer("." + name):
+                numbers.setdefault(name[: found.start(1) - 2], set()).add(int(found[1]))
+        layers = [m for m, known in numbers.items() if _is_stack(m) and not is_side(f"{m}.") and 0 in known]
+        ends = {layers[0]: hidden_layers(checkpoint.config) or 0} if len(layers) == 1 else {}
+        for module, known in numbers.items():
+            low, end = min(known), max(max(known) + 1, ends.get(module, 0))
+            if end - low > len(known) and checkpoint.tensors:
+                yield self._gap(ctx, module, known, end)
+
+    def _gap(self, ctx: Context, module: str, known: set[int], end: int) -> Finding:
+        gone = [n for n in range(min(known), end) if n not in known]
+        last = max(n for n in known if n < gone[0])
+        named = ", ".join(map(str, gone[:_SHOWN])) + (", ..." if len(gone) > _SHOWN else "")
+        message = f"of {module}.{min(known)} to {end - 1} nothing is stored for {named}"
+        return self.finding(_first(ctx, f"{module}.{last}."), message, count=len(gone), layer=module)
+
+
+def _is_stack(module: str) -> bool:
+    return module.endswith("layers") and ".layers." not in f".{module}"
+
+
+def _first(ctx: Context, prefix: str) -> TensorRef:
+    """The first tensor under a module, by name; of one that cannot be read, the first of all."""
+    tensors = ctx.checkpoint.tensors
+    return tensors[min((name for name in tensors if name.startswith(prefix)), default=min(tensors))]
