@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from auditor.finding import Safety
-from reports.escape import short, visible
-from reports.layout import Line, Span, cells, fold, fold_name, pad
+from reports import summary
+from reports.escape import short, typed, visible
+from reports.layout import Line, Span, cells, fold, fold_name, labelled, pad
 from reports.quantity import number, plural, size
+from reports.report import EVERYTHING, Terms
 
 if TYPE_CHECKING:
     from repair.build import Built, Repair
@@ -29,7 +31,10 @@ _STYLE = {Safety.EXACT: "fix", Safety.RESTORED: "fix", Safety.BOUNDED: "info", S
 
 @dataclass(frozen=True)
 class Done:
-    """What a repair that was carried out did.  ``after``: errors that a new scan of the folder still finds."""
+    """What a repair that was carried out did.
+
+    ``errors``: how many a new scan still finds; ``checkpoint``: as it was named; ``where``: the copy, "" in place.
+    """
 
     entry: str
     proof: str
@@ -38,10 +43,16 @@ class Done:
     gone: int
     fresh: tuple[str, ...] = ()
     where: str = ""
+    checkpoint: str = ""
 
 
-def planned(built: Built, plan: Plan, width: int | None, limit: int | None = None) -> Iterator[Line]:
-    """Every repair: safety, rule, tensor; below it what becomes what, and the error it makes or mends."""
+def planned(
+    built: Built, plan: Plan, width: int | None, limit: int | None = None, terms: Terms = EVERYTHING
+) -> Iterator[Line]:
+    """Every repair: safety, rule, tensor; below it what becomes what, and the error it makes or mends.
+
+    ``terms``: the rules that did not look for anything to mend.
+    """
     rows = built.repairs
     for repair in rows[:limit]:
         yield from _repair(repair, width)
@@ -50,6 +61,7 @@ def planned(built: Built, plan: Plan, width: int | None, limit: int | None = Non
     if rows:
         yield ()
     yield from left(built, width)
+    yield from labelled("Settings", summary.settings(terms), width, "warning")
     yield from _folded(_total(built, plan), width, "strong")
 
 
@@ -83,7 +95,7 @@ def error(effects: Sequence[Effect]) -> str:
         more = f" ({effect.note})" if effect.note else ""
         shown.append(f"{leaf}error {percent(effect.before)} -> {percent(effect.after)} of {effect.of}{more}")
     if len(effects) > 4:
-        shown.append(f"and {len(effects) - 4} more layers")
+        shown.append(f"and {plural(len(effects) - 4, 'more layer')}")
     return "; ".join(shown)
 
 
@@ -161,7 +173,8 @@ def done(plan: Plan, outcome: Done, width: int | None) -> Iterator[Line]:
     gone += f", {plural(outcome.errors, 'error')} left." if outcome.errors else ", no errors left."
     yield from _folded(gone, width)
     if outcome.entry:
-        yield from _folded(f"To take it back: audit undo (entry {outcome.entry})", width, "faint")
+        command = f"audit undo {typed(outcome.checkpoint)} --entry {outcome.entry}"
+        yield from _folded(f"To take it back: {command}", width, "faint")
 
 
 def layers(rows: Sequence[LayerChange], width: int | None, limit: int | None = SHOWN) -> Iterator[Line]:
@@ -178,7 +191,7 @@ def layers(rows: Sequence[LayerChange], width: int | None, limit: int | None = S
         for at, part in enumerate(fold_name(layer, max(20, width - used) if width else None)):
             yield Span(start if at == 0 else " " * used), Span(part, "name")
     if limit is not None and len(rows) > limit:
-        yield (Span(f"... and {number(len(rows) - limit)} more layers", "faint"),)
+        yield (Span(f"... and {plural(len(rows) - limit, 'more layer')}", "faint"),)
     yield ()
 
 
