@@ -14,6 +14,7 @@ from quant.errors import UsageError
 from reports import belonging
 
 FILES = ("audit.toml", "pyproject.toml")  # looked for in the working directory, the first one found counts
+_LOOKED = 16 << 20  # bytes of a pyproject.toml that are looked through for our name
 DEPTHS = tuple(d.label for d in Depth)
 SEVERITIES = tuple(s.label for s in reversed(Severity))
 FAIL_ON = (*SEVERITIES, "never")
@@ -87,11 +88,9 @@ def load(path: Path | None = None, folder: Path = Path(), read: Iterable[str | P
         return parse(table, path)
     for name in FILES:
         found = folder / name
-        if not found.is_file():
+        if not found.is_file() or (name != FILES[0] and not _mentions(found)):
             continue
         if checkpoint := belonging.owner(found, read):
-            if name != FILES[0] and not _mentions(found):
-                continue
             where = f"{found} lies in a checkpoint ({checkpoint})"
             return Settings(unheeded=f"{where}: not obeyed unless --config names it")
         if (table := _table(found)) is not None:
@@ -100,10 +99,10 @@ def load(path: Path | None = None, folder: Path = Path(), read: Iterable[str | P
 
 
 def _mentions(path: Path) -> bool:
-    """Whether a pyproject.toml may hold settings of ours; it is not parsed for that."""
+    """Whether a pyproject.toml may hold settings of ours; of those that do not, neither size nor place matters."""
     try:
         with path.open("rb") as file:
-            return b"audit" in file.read(1 << 16)
+            return b"audit" in file.read(_LOOKED)
     except OSError:
         return False
 

@@ -107,6 +107,7 @@ def test_rules_that_are_off_are_told(damaged: Path) -> None:
     assert "Settings" not in audit("scan", damaged).stdout
     assert "Settings  options: 3 rules off\n" in audit("scan", damaged, "--ignore", "KVC").stdout
     assert "Settings  options: nothing below error listed\n" in audit("scan", damaged, "--min-severity", "error").stdout
+    assert "settings: options: 3 rules off" in audit("scan", damaged, "--ignore", "KVC", "-f", "sarif").stdout
     Path("audit.toml").write_text('ignore = ["KVC"]\noutput = "out.txt"\n')
     result = audit("scan", damaged, "--min-severity", "error")
     assert (result.stdout, result.stderr) == ("", "audit: the report is in out.txt, as audit.toml says\n")
