@@ -68,7 +68,7 @@ def planned(
 def _repair(repair: Repair, width: int | None) -> Iterator[Line]:
     head = (
         Span(pad(repair.safety.label, 9), _STYLE[repair.safety]),
-        Span(f"{repair.rule}  ", "strong"),
+        Span(f"{visible(repair.rule)}  ", "strong"),
     )
     used = sum(cells(span.text) for span in head)
     name = repair.tensor
@@ -124,7 +124,7 @@ def _reasons(title: str, items: Sequence[Left], width: int | None) -> Iterator[L
         name = short(tensors[0])
         which = name if len(tensors) == 1 else f"{plural(len(tensors), 'finding')}, first {name}"
         parts = fold(f"{visible(which)}: {visible(reason)}", width - 10 if width else None)
-        yield Span(pad(f"  {rule}", 10), "strong"), Span(parts[0])
+        yield Span(pad(f"  {visible(rule)}", 10), "strong"), Span(parts[0])
         for part in parts[1:]:
             yield Span(" " * 10), Span(part)
     if len(groups) > _REASONS:
@@ -182,7 +182,7 @@ def layers(rows: Sequence[LayerChange], width: int | None, limit: int | None = S
     if not rows:
         return
     head = ("BYTES", "ERROR BEFORE -> AFTER", "BY", "LAYER")
-    table = [(number(r.nbytes), _errors(r.effects), ",".join(r.rules), short(r.layer)) for r in rows[:limit]]
+    table = [(number(r.nbytes), _errors(r.effects), visible(",".join(r.rules)), short(r.layer)) for r in rows[:limit]]
     wide = [max(cells(line[i]) for line in (head, *table)) for i in range(3)]
     yield tuple(Span(pad(text, wide[i] + 2) if i < 3 else text, "faint") for i, text in enumerate(head))
     used = sum(wide) + 6
@@ -215,7 +215,7 @@ def entries(recorded: Sequence[Entry], width: int | None) -> Iterator[Line]:
         if entry.of is not None:
             what = f"undo of {entry.of}"
         text = f"{when(entry.mtime_ns)}  {plural(entry.records, 'record')} in {', '.join(map(short, entry.files))}"
-        rules = ", ".join(f"{rule} {number(count)}" for rule, count in entry.rules.items())
+        rules = ", ".join(f"{visible(rule)} {number(count)}" for rule, count in entry.rules.items())
         state = entry.state if entry.undone_by is None else f"undone by {entry.undone_by}"
         style = "" if entry.state == "complete" else "error"
         head = (Span(f"{entry.number:4d}  ", "strong"), Span(pad(what, 12), "name"), Span(pad(state, 14), style))

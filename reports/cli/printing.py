@@ -83,8 +83,11 @@ class Paper:
 
         if self._output is not None:
             self._held += pieces
-        else:
+            return
+        try:
             output.all_to_stream(pieces, sys.stdout)
+        except BrokenPipeError:
+            silence()
 
     def hand_in(self) -> None:
         """Write the file, if there is one to be; RepairError when it cannot be: what it tells of is done by now."""

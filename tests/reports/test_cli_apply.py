@@ -87,3 +87,16 @@ def test_a_failed_rollback_names_the_next_command(damaged: Path, plan: Path, mon
         done = audit("repair", odd, *words, "--write")
         assert done.exit_code == 3
         assert done.stderr.endswith(f"""; next: audit undo '{damaged.parent}/it'"'"'s'\n""")
+
+
+def test_a_plan_cannot_write_to_the_terminal(damaged: Path, plan: Path) -> None:
+    stored = json.loads(plan.read_text())
+    for entry in (*stored["patches"], *stored["skipped"]):
+        rule = "rule" if "rule" in entry else "code"
+        entry.update({rule: "\x1b[2J\u202e", "reason": "\x1b]0;owned\x07"})
+    plan.write_text(json.dumps(stored))
+    for words in ((), ("--write",)):
+        shown = audit("repair", damaged, "--apply", plan, *words).stdout
+        assert shown.replace("\n", "").isprintable()
+        assert "\\x1b[2J" in shown
+    assert audit("undo", damaged, "--list").stdout.replace("\n", "").isprintable()
