@@ -130,6 +130,10 @@ EXPERT_LEAVES: dict[str, frozenset[str]] = {
         _GATE_UP,
     ),
     "nemotron_h": frozenset({"up_proj", "down_proj"}),
+    # transformers loads the two fused ones; vLLM cuts these, and knows each expert by the other three.
+    **dict.fromkeys(
+        ("granitemoe", "granitemoeshared", "granitemoehybrid"), _W123 | {"input_linear", "output_linear"}
+    ),
 }  # fmt: skip
 EXPERT_SPELLINGS = _W123 | _GATE_UP | {"gate_up_proj", "fc1", "fc2", "linear_fc1", "linear_fc2"}
 

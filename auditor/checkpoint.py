@@ -13,6 +13,7 @@ from pathlib import Path
 from auditor import header as headers
 from auditor import jsonfile
 from auditor.header import Flaw, Header, Problem
+from auditor.interrupted import interrupted
 from auditor.jsonfile import Json
 from auditor.source import opened
 from auditor.tensorref import TensorRef
@@ -71,6 +72,7 @@ class Checkpoint:
     config_problems: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, TensorRef] = field(default_factory=dict)
     duplicates: list[tuple[TensorRef, TensorRef]] = field(default_factory=list)  # (used, other copy)
+    interrupted: str = ""  # journal of a repair that did not end
     bytes_read: int = 0
 
     @property
@@ -82,6 +84,24 @@ class Checkpoint:
         """Whether both have the very same tensors: every header that counts was taken apart once for both."""
         ours, theirs = self.tensors, other.tensors
         return len(ours) == len(theirs) and all(map(operator.is_, ours.values(), theirs.values()))
+
+    def served(self) -> set[str]:
+        """Shards that a loader reads: no stray files, and none of a second copy under another index."""
+        named = self.index.shards() if self.index else set()
+        apart = {name for index in self.other_indices for name in index.shards()} - named
+        return self.shards.keys() - apart - set(self.stray)
+
+    def adopted(self) -> set[str]:
+        """Stray shards that belong to the model: the index names all of their tensors, and no other shard has any."""
+        named = self.index.weight_map.keys() if self.index else {}
+        found = set()
+        for name in self.stray:
+            shard = self.shards.get(name)
+            if shard is None or shard.header.refused or shard.header.unreadable or not shard.header.tensors:
+                continue
+            if all(ref.name in named and self.tensors[ref.name] is ref for ref in shard.header.tensors):
+                found.add(name)
+        return found
 
     def indexed(self) -> list[Shard]:
         """Shards that the index names and whose headers could be read."""
@@ -111,9 +131,25 @@ def open_checkpoint(path: str | Path, earlier: Checkpoint | None = None) -> Chec
             raise CheckpointError(f"{path}: no such file or folder")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    checkpoint.interrupted = interrupted(checkpoint.root)
     _read_configs(checkpoint)
     _join(checkpoint)
     return checkpoint
+
+
+def open_settled(path: str | Path) -> Checkpoint:
+    """As `open_checkpoint`, to make something of its weights: CheckpointError while a repair of it is half done."""
+    checkpoint = open_checkpoint(path)
+    if checkpoint.interrupted:
+        raise CheckpointError(half_done(checkpoint.root, checkpoint.interrupted))
+    return checkpoint
+
+
+def half_done(root: Path, journal: str) -> str:
+    """What to say of a folder whose newest journal is not complete."""
+    import shlex
+
+    return f"{root}: a repair of it was interrupted ({journal}); `audit undo {shlex.quote(str(root))}` settles it"
 
 
 def _from_folder(root: Path, earlier: Mapping[str, Shard]) -> Checkpoint:
@@ -231,14 +267,11 @@ def _join(checkpoint: Checkpoint) -> None:
     Copies in stray files or of another index are no duplicates: no loader reads both.
     """
     weight_map = checkpoint.index.weight_map if checkpoint.index else {}
-    named = set(weight_map.values())
-    apart = {name for index in checkpoint.other_indices for name in index.shards()} - named
-    apart.update(checkpoint.stray)
-    tensors = checkpoint.tensors
-    for name in sorted(checkpoint.shards, key=lambda n: (n in apart, n)):
+    served, tensors = checkpoint.served(), checkpoint.tensors
+    for name in sorted(checkpoint.shards, key=lambda n: (n not in served, n)):
         for ref in checkpoint.shards[name].header.tensors:
             used = tensors.setdefault(ref.name, ref)
-            if used is ref or name in apart:
+            if used is ref or name not in served:
                 continue
             if weight_map.get(ref.name) == ref.shard:
                 tensors[ref.name], used, ref = ref, ref, used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from statistics import median
 
@@ -55,10 +56,30 @@ def amaxes(layers: Iterable[QuantizedLayer], ctx: Context) -> list[float]:
     return found
 
 
-def typical(layers: Iterable[QuantizedLayer], ctx: Context) -> float | None:
-    """Median of the plausible amaxes, None when fewer than three are known."""
-    known = amaxes(layers, ctx)
-    return median(known) if len(known) >= 3 else None
+def typical(layers: Sequence[QuantizedLayer], ctx: Context) -> float | None:
+    """Median of the plausible amaxes that belong together: of most of those known, no two of them FAR apart.
+
+    None when fewer than three are known.  Where two groups are equally large the one that is like other layers' amaxes
+    counts; None when these do not tell either.
+    """
+    known = sorted(amaxes(layers, ctx))
+    if len(known) < 3:
+        return None
+    ends = [bisect_right(known, low * FAR) for low in known]
+    most = max(end - i for i, end in enumerate(ends))
+    starts = [i for i, end in enumerate(ends) if end - i == most]
+    groups = [known[i : i + most] for i in (starts[0], starts[-1])]
+    if starts[-1] < starts[0] + most:
+        return median(groups[0])
+    here = {layer.name for layer in layers}
+    others = amaxes((o for o in ctx.layers if o.leaf == layers[0].leaf and o.name not in here), ctx)
+    likes = [sum(near(amax, median(group)) for amax in others) for group in groups]
+    return None if likes[0] == likes[1] else median(groups[likes[1] > likes[0]])
+
+
+def near(amax: float, usual: float) -> bool:
+    """Whether an amax could be of the same hidden states as the usual one."""
+    return usual / FAR <= amax <= usual * FAR
 
 
 def remedy(layer: QuantizedLayer, peers: Sequence[QuantizedLayer], ctx: Context) -> Remedy:

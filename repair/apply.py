@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from quant.errors import RepairError
 from repair import verify
-from repair.compare import compare, total
+from repair.compare import compare
 from repair.content import Shared
 from repair.frame import Record
 from repair.inplace import Places, Ready, Side, expect_own, holds, put, stage_text, sync_shards
@@ -175,7 +175,7 @@ def _carry_out(
         raise
     _mark(journal)
     message = f"{'repaired' if kind == 'repair' else f'took back entry {of}'}: entry {number}"
-    return Outcome(Done.APPLIED, message, number, tuple(plan.touched), len(plan.patches), total(plan), shown,
+    return Outcome(Done.APPLIED, message, number, tuple(plan.touched), len(plan.patches), plan.total, shown,
                    tuple(verdict.notes))  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from repair.content import Content, Mapped, Shared, Stored, length_of
 from repair.effect import Effect
 from repair.fixes.catalogue import ENTRIES, RANK
 from repair.fixes.desk import Desk, Options
-from repair.fixes.index import rebuilt
+from repair.fixes.index import index_file, rebuilt
 from repair.fixes.overlay import HELD
 from repair.fixes.proposal import Edit, Left, NewTensor, Proposal, Rescale, TextEdit
 from repair.layerchange import measure_against
@@ -105,7 +105,7 @@ class SourceFixes:
 
 def build(ctx: Context, findings: Sequence[Finding], options: Options, source: SourceFixes | None = None) -> Built:
     """Plan the repair of these findings; from the source first, where there is one."""
-    built = Built(Desk(ctx, options, tuple(findings)))
+    built, silent = Built(Desk(ctx, options, tuple(findings))), []
     for finding in sorted(findings, key=_order):
         if finding.fix is None and finding.severity is Severity.INFO:
             continue
@@ -114,24 +114,47 @@ def build(ctx: Context, findings: Sequence[Finding], options: Options, source: S
             items += 1
             _take(item, built, options)
         if not items:
-            built.settled.append((finding.code, finding.tensor))
+            silent.append(finding)
+    _settle(built, silent)
     _index_new(built.desk)
     if source is not None:
         measure_against(built, source)
     return built
 
 
+def _settle(built: Built, findings: Sequence[Finding]) -> None:
+    """Findings whose fix had nothing to do: other repairs changed what they are about, or they are left."""
+    desk = built.desk
+    texts = {ENTRIES[rule].mend for edit in desk.texts.values() for rule in edit.rule.split("+")}
+    left = {item.tensor for item in built.left}
+    whole = {name for _, name in desk.done} & {name for repair in built.repairs for name in repair.layers}
+    for finding in findings:
+        layer = desk.layer(finding)
+        names = (finding.tensor, *finding.related)
+        refs = [ref for name in names if (ref := desk.ref(name))]
+        changed = any(desk.overlay.touched(ref) or ref.name in desk.tensors for ref in refs)
+        changed |= layer is not None and layer.name in whole
+        if changed or (finding.code in ENTRIES and ENTRIES[finding.code].mend in texts):
+            built.settled.append((finding.code, finding.tensor))
+            continue
+        waits = any(name in left for name in names)
+        reason = "waits for the other findings of its tensors" if waits else "no repair of it is known as the files are"
+        built.left.append(Left(finding.code, finding.tensor, reason, finding.count))
+
+
 def _index_new(desk: Desk) -> None:
     """Where tensors are added or change their size, the index says so."""
-    index, checkpoint = desk.ctx.checkpoint.index, desk.ctx.checkpoint
+    checkpoint = desk.ctx.checkpoint
+    file = index_file(checkpoint)
     resized = {n: t for n, t in desk.tensors.items() if t.beside or length_of(t.content) != t.like.nbytes}
-    if index is None or index.problem or not resized:
+    unusable = file not in desk.texts if checkpoint.index is None else bool(checkpoint.index.problem)
+    if unusable or not resized:
         return
-    text = rebuilt(desk.text(index.file), checkpoint, resized)
+    text = rebuilt(desk.text(file), checkpoint, resized)
     first = next(iter(resized.values()))
     reason = f"{len(resized)} tensors are added or have another size"
     by = Proposal("FIL110", first.name, Safety.EXACT, reason, len(resized), "", ())
-    desk.rewrite(TextEdit(index.file, text.encode()), by)
+    desk.rewrite(TextEdit(file, text.encode()), by)
 
 
 def rewrites(built: Built) -> dict[str, dict[str, Change]]:
@@ -161,7 +184,9 @@ def _proposals(finding: Finding, desk: Desk, source: SourceFixes | None) -> Iter
         yield from restored
         return
     yield from restored
-    yield from _without(finding, desk)
+    for item in _without(finding, desk):
+        if isinstance(item, Proposal) or not restored:  # what the source says of the rest is said already
+            yield item
 
 
 def _without(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from quant.errors import RepairError
-from repair.content import PIECE, Mapped, Stored, length_of, piece_of, spans
+from repair.content import PIECE, Mapped, Stored, piece_of, spans
 from repair.frame import MAPPED, PATCH, TEXT, Record
 from repair.handle import Handle
 from repair.osfs import Fs
@@ -126,8 +126,3 @@ def read_text(fs: Fs, path: Path) -> bytes | None:
         raise ChangedError(f"{path.name}: {status.size} bytes are too many for a text file")
     with Handle.reading(fs, path) as file:
         return file.read(0, file.status().size)
-
-
-def total(plan: Plan) -> int:
-    """Bytes that a plan writes."""
-    return plan.nbytes + sum(0 if text.new is None else length_of(text.new) for text in plan.texts)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple
 
-from auditor.checkpoint import Checkpoint, open_checkpoint
+from auditor.checkpoint import Checkpoint, open_settled
 from auditor.declared import read_declared
 from auditor.formats.base import Format, Role
 from auditor.formats.swapped import MARKERS
@@ -72,7 +72,7 @@ def pair_up(a: str, b: str) -> Pairing:
 
     Raises CheckpointError when either side is no checkpoint at all.
     """
-    theirs = open_checkpoint(b)
+    theirs = open_settled(b)
     recognised = recognise(theirs.tensors.values())
     try:
         source = Source(a, theirs, recognised)

@@ -18,6 +18,7 @@ import hashlib
 import struct
 from typing import NamedTuple
 
+from auditor.interrupted import COMPLETE, MARK_BYTES
 from repair.refusals import DamagedJournalError
 
 MAGIC, VERSION = b"AUDITJNL", 3
@@ -26,9 +27,9 @@ TABLES, DIGESTS = 2, 3  # since which version there are such
 HEAD = struct.Struct("<8sII")
 RECORD = struct.Struct("<BIQIIHH")
 SEAL = struct.Struct("<8sQQ16s")
-END, COMPLETE = b"AUDITEND", b"COMPLETE"
+END = b"AUDITEND"
 SUM = 16
-SEAL_BYTES, MARK_BYTES = SEAL.size + SUM, len(COMPLETE) + SUM
+SEAL_BYTES = SEAL.size + SUM
 PATCH, TEXT, MAPPED = 1, 2, 3  # kinds of records
 TABLE = 256  # bytes
 ABSENT = 0xFFFFFFFF  # as the length of a text: the file is not there

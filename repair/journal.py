@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from auditor.checkpoint import SUFFIX, is_file_name
+from auditor.interrupted import MARK_BYTES
 from quant.errors import RepairError
 from repair import frame
 from repair.frame import MAPPED, PATCH, TABLE, TABLES, TEXT, Record
@@ -133,7 +134,7 @@ class Writer:
     def seal(self) -> None:
         """Close the records, leave room for the mark, and sync."""
         end = self._at + len(self._buffer)
-        self._buffer += frame.seal(self.records, end, self._chain) + bytes(frame.MARK_BYTES)
+        self._buffer += frame.seal(self.records, end, self._chain) + bytes(MARK_BYTES)
         self._flush()
         self._file.sync()
 
@@ -181,14 +182,14 @@ class Journal:
             raise DamagedJournalError(f"it is of version {version}; this program knows {frame.VERSION}")
         self._version = version
         self._first = frame.HEAD.size + length + 32
-        if length > frame.MAX_HEAD or self._first + frame.SEAL_BYTES + frame.MARK_BYTES > self.size:
+        if length > frame.MAX_HEAD or self._first + frame.SEAL_BYTES + MARK_BYTES > self.size:
             raise DamagedJournalError("it ends before its header does")
         raw = file.read(0, self._first)
         if hashlib.sha256(raw[:-32]).digest() != raw[-32:]:
             raise DamagedJournalError("its header's checksum does not hold")
         self._start = raw[-frame.SUM :]
         self.head = Head.from_json(raw[frame.HEAD.size : -32])
-        tail = file.read(self.size - frame.SEAL_BYTES - frame.MARK_BYTES, frame.SEAL_BYTES + frame.MARK_BYTES)
+        tail = file.read(self.size - frame.SEAL_BYTES - MARK_BYTES, frame.SEAL_BYTES + MARK_BYTES)
         self._seal, found = tail[: frame.SEAL_BYTES], tail[frame.SEAL_BYTES :]
         self.count, self._end, self._last = frame.read_seal(self._seal, self.size)
         self.state = State.TORN
@@ -247,7 +248,7 @@ class Journal:
     def complete(self) -> None:
         """Write the completion mark and sync: from here on the repair has happened."""
         with Handle.writing(self.fs, self.path) as file:
-            file.write(self.size - frame.MARK_BYTES, frame.mark(self._seal))
+            file.write(self.size - MARK_BYTES, frame.mark(self._seal))
             file.sync()
         self.state = State.COMPLETE
 

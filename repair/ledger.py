@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from auditor.interrupted import FOLDER, JOURNAL
 from quant.errors import RepairError
 from repair.handle import Handle, naming
 from repair.journal import Journal, State
 from repair.osfs import Fs
 from repair.refusals import BusyError, DamagedJournalError, UnfinishedError, refuse_folder
 
-FOLDER = ".audit"
 LOCK = "lock"
-_JOURNAL = re.compile(r"(\d{6})\.journal")
 _LEFTOVER = re.compile(r"\d{6}\.(part|text-\d+)")
 _MOST = 999_999
 
@@ -60,7 +59,7 @@ class Ledger:
         if not self.exists:
             return []
         with naming(FOLDER, "cannot be listed"):
-            found = (_JOURNAL.fullmatch(name) for name in self.fs.listdir(self.path))
+            found = (JOURNAL.fullmatch(name) for name in self.fs.listdir(self.path))
         return sorted(int(match[1]) for match in found if match)
 
     def place(self, number: int) -> Path:

@@ -21,7 +21,7 @@ from repair.osfs import REAL, Fs
 from repair.patch import Patch, Plan
 from repair.refusals import ChangedError
 from repair.rewrite import Change, copy, rewrite_shard
-from repair.walking import walk
+from repair.walking import LeftOut, Why, walk
 
 INCOMPLETE = ".incomplete"
 
@@ -36,7 +36,7 @@ class Copied:
     copied: list[str] = field(default_factory=list)
     patched: list[str] = field(default_factory=list)
     rewritten: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)  # with the reason
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def repaired_copy(
@@ -64,15 +64,17 @@ def repaired_copy(
     if source in resolved.parents:
         raise RepairError(f"{out}: lies inside the checkpoint it would copy")
     _expect(fs, root, plan)
+    done = Copied(out)
+    paths = list(walk(fs, root, done.left_out))
+    _expect_copyable(fs, root, done.left_out)
     with naming(out.name, "cannot be made"):
         fs.mkdir(work)
-    done = Copied(out)
     patches: dict[str, list[Patch]] = defaultdict(list)
     for patch in plan.patches:
         patches[patch.file].append(patch)
     texts = {text.file: text for text in plan.texts}
     seen = set()
-    for path in walk(fs, root, done.left_out):
+    for path in paths:
         name = str(path)
         seen.add(name)
         if name in texts:
@@ -144,6 +146,21 @@ def _expect(fs: Fs, root: Path, plan: Plan) -> None:
             expect_state(file, plan.files[name])
             for patch in patches:
                 _expect_old(file, patch)
+
+
+def _expect_copyable(fs: Fs, root: Path, left_out: list[LeftOut]) -> None:
+    """RepairError for what is no file but may stand for one: a link that leads nowhere, a pipe, a device."""
+    for path, why in left_out:
+        if why is not Why.APART and not _is_folder(fs, root / path):
+            raise RepairError(f"{path}: {why.value}: a copy without it would be another checkpoint")
+
+
+def _is_folder(fs: Fs, path: Path) -> bool:
+    try:
+        status = fs.status(path, follow=True)
+    except OSError:
+        return False
+    return status is not None and status.is_folder
 
 
 def _hash(file: Handle, patch: Patch) -> str:

@@ -119,6 +119,11 @@ class Plan:
         return sum(p.length for p in self.patches)
 
     @property
+    def total(self) -> int:
+        """Bytes that are written, texts included."""
+        return self.nbytes + sum(0 if text.new is None else length_of(text.new) for text in self.texts)
+
+    @property
     def rules(self) -> dict[str, int]:
         """Patches and texts per rule."""
         return dict(sorted(Counter([p.rule for p in self.patches] + [t.rule for t in self.texts]).items()))

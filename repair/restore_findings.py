@@ -90,7 +90,7 @@ def _requantised(
     if finding.code == "SCL104":
         over = [_saturated(layer, desk, habits) for layer in members]
         if not any(one.count for one in over):
-            reason = "the source shows that no scale was clamped: these weights are legal"
+            reason = "the source shows that no scale had to be clamped"
             yield Left(finding.code, finding.tensor, reason, finding.count)
             return
     before = {m.name: layer_error(m, habits.source, desk) for m in members}

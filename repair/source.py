@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from auditor.checkpoint import Checkpoint, open_checkpoint
+from auditor.checkpoint import Checkpoint, open_settled
 from auditor.formats.base import GateUp
 from auditor.layer import QuantizedLayer, Recognised, recognise
 from auditor.tensorref import TensorRef
@@ -45,7 +45,7 @@ class Source:
 
         Raises CheckpointError when there is nothing to read.
         """
-        self.checkpoint = open_checkpoint(path)
+        self.checkpoint = open_settled(path)
         self.observers = declared(checkpoint.config)
         self.files = Files(self.checkpoint)
         found = self.recognised = recognise(self.checkpoint.tensors.values())

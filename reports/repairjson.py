@@ -37,7 +37,7 @@ def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None, term
         ),
         "settled": ({"code": code, "tensor": tensor} for code, tensor in built.settled),
         "patches": len(plan.patches),
-        "bytes": plan.nbytes,
+        "bytes": plan.total,
         "files": list(plan.touched),
         "wider": {safety.label: n for safety, n in sorted(built.wider.items())},
         "settings": settings(terms),

@@ -143,8 +143,7 @@ def _total(built: Built, plan: Plan) -> str:
             f"{number(n)} {safety.label}" for safety in Safety if (n := sum(r.safety is safety for r in built.repairs))
         ]
         files = plural(len(plan.touched), "file")
-        changed = plan.nbytes + sum(len(t.new or b"") for t in plan.texts)
-        text = f"{plural(len(built.repairs), 'repair')} ({', '.join(counts)}): {size(changed)} in {files}"
+        text = f"{plural(len(built.repairs), 'repair')} ({', '.join(counts)}): {size(plan.total)} in {files}"
     more = [f"{number(n)} more with --risk {safety.label}" for safety, n in sorted(built.wider.items())]
     more += [f"{number(len(built.copied))} more with --out DIR --write"] * bool(built.copied)
     return ", ".join([text, *more]) + "."
@@ -164,7 +163,8 @@ def unwritten(width: int | None, copy: bool = False) -> Iterator[Line]:
 def done(plan: Plan, outcome: Done, width: int | None) -> Iterator[Line]:
     """What was written and what a new scan says of it."""
     where = f" to {outcome.where}" if outcome.where else ""
-    yield from _folded(f"Written{where}: {size(plan.nbytes)} in {plural(len(plan.touched), 'file')}.", width, "strong")
+    changed = f": {size(plan.total)} in {plural(len(plan.touched), 'file')}" if plan.touched else ""
+    yield from _folded(f"Written{where}{changed}.", width, "strong")
     if outcome.proof:
         yield from _folded(f"Verified: {outcome.proof}.", width)
     gone = f"Scanned again: {plural(outcome.gone, 'finding')} gone"
@@ -270,5 +270,5 @@ def listed(plan: Plan, limit: int = SHOWN) -> Iterator[Line]:
 def taken_back(plan: Plan, width: int | None) -> Iterator[Line]:
     """What an undo would put back."""
     yield from listed(plan)
-    total = f"{size(plan.nbytes)} in {plural(len(plan.touched), 'file')} would be put back; nothing was changed."
+    total = f"{size(plan.total)} in {plural(len(plan.touched), 'file')} would be put back; nothing was changed."
     yield from _folded(total, width, "strong")

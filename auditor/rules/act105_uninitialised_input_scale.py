@@ -8,7 +8,7 @@ from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Severity
 from auditor.layer import QuantizedLayer
-from auditor.peers import FAR, PLAUSIBLE_AMAX, amax_of, input_faulty, plausible, remedy, typical
+from auditor.peers import PLAUSIBLE_AMAX, amax_of, input_faulty, near, plausible, remedy, typical
 from auditor.rule import CheckpointRule
 
 # Their inputs are an expert's own hidden states, not the layer's: a few experts' are larger by orders of magnitude.
@@ -92,17 +92,13 @@ class UninitialisedInputScale(CheckpointRule):
 
 def _odd(layer: QuantizedLayer, value: float, usual: float | None) -> bool:
     """Whether a usable scale is implausible, by itself or beside its peers' median amax."""
-    return not plausible(layer, value) or (usual is not None and not _near(amax_of(layer, value), usual))
-
-
-def _near(amax: float, usual: float) -> bool:
-    return usual / FAR <= amax <= usual * FAR
+    return not plausible(layer, value) or (usual is not None and not near(amax_of(layer, value), usual))
 
 
 def _message(layer: QuantizedLayer, values: Sequence[float], usual: float | None) -> str:
     amax = amax_of(layer, values[0])
     low, high = PLAUSIBLE_AMAX
-    far = usual is not None and not _near(amax, usual)
+    far = usual is not None and not near(amax, usual)
     why = f"its peers' median is {usual:.4g}" if far else f"outside {low:g} to {high:g}"
     more = f" (and {len(values) - 1} more)" if len(values) > 1 else ""
     return f"{values[0]:.6g}{more} stands for an activation amax of {amax:.4g}: {why}; uninitialised memory?"

@@ -40,7 +40,7 @@ def lost_block(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         return
     found = sum(int(b.sevens.sum()) for b in pick(desk, layer, geometry, _any))
     if found:
-        effect = Effect(layer.name, "the stored weights", None, None, "noise becomes 0; content unknown")
+        effect = Effect(layer.name, "the stored weights", 0.0, None, "noise becomes 0; content unknown")
         changes = _zero(desk, layer, geometry, _any, sevens=True)
         yield Proposal(
             finding.code, finding.tensor, Safety.GUESS, reason, found, "codes 0x77 -> 0x00",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -87,6 +88,31 @@ def put(text: str, path: Path, value: Json) -> str:
     if parent is None or parent.kind != "object":
         return text
     return _append(text, parent, f"{json.dumps(path[-1], ensure_ascii=False)}: {shown}")
+
+
+def put_table(text: str, path: Path, entries: Mapping[str, Json]) -> str:
+    """The text with the object at ``path`` holding these entries, in this order, set as its first ones were.
+
+    Keys that were there keep their spelling.  Unchanged where there is no object.
+    """
+    node = find(text, path)
+    if node is None or node.kind != "object":
+        return text
+    spelt = {key: text[at : _string(text, at)] for key, at in node.keys.items()}
+    keys = list(node.parts)
+    lead, colon, between, tail = "", ": ", " ", ""
+    if keys:
+        first, last = node.parts[keys[0]], node.parts[keys[-1]]
+        lead = text[node.start + 1 : node.keys[keys[0]]]
+        colon = text[_string(text, node.keys[keys[0]]) : first.start]
+        between = _between(text, node) if len(keys) > 1 else lead or colon[1:]
+        tail = text[last.end : node.end - 1]
+    plain = text.isascii()
+    shown = (
+        (spelt.get(key) or json.dumps(key, ensure_ascii=plain)) + colon + json.dumps(value, ensure_ascii=plain)
+        for key, value in entries.items()
+    )
+    return text[: node.start + 1] + lead + ("," + between).join(shown) + tail + text[node.end - 1 :]
 
 
 def add(text: str, path: Path, values: list[str]) -> str:

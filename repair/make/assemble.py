@@ -16,7 +16,6 @@ from repair.make.job import Job
 from repair.make.layouts import Layout
 from repair.make.shard import NewShard, Row, Task, whole
 from repair.make.sources import Sources
-from repair.make.sources import served as served_shards
 from repair.make.wildcards import summarised
 from repair.shardheader import Entry, ordered
 
@@ -91,7 +90,7 @@ def assemble(
 
 def served(checkpoint: Checkpoint) -> dict[str, TensorRef]:
     """The tensors that a loader reads: none of stray files, or of a second copy under another index."""
-    shards = served_shards(checkpoint)
+    shards = checkpoint.served()
     return {name: ref for name, ref in checkpoint.tensors.items() if ref.shard in shards}
 
 

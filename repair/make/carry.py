@@ -11,7 +11,7 @@ from repair.handle import naming
 from repair.make.notes import PART, RESERVED
 from repair.osfs import Fs
 from repair.outofplace import clone_or_copy
-from repair.walking import walk
+from repair.walking import LeftOut, walk
 
 # Weights in whatever form: a second copy of what is being made anew would be the old one.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".npz", INDEX_SUFFIX,
@@ -34,7 +34,9 @@ def to_carry(fs: Fs, root: Path, made: Container[str]) -> Carried:
     would speak of weights that are not there.  RepairError when something cannot be looked at.
     """
     found = Carried()
-    paths = [path for path in sorted(walk(fs, root, found.left_out)) if str(path) not in made]
+    passed: list[LeftOut] = []
+    paths = [path for path in sorted(walk(fs, root, passed)) if str(path) not in made]
+    found.left_out += map(str, passed)
     apart = {path.parent for path in paths if path.parts[1:] and path.name.endswith(_WEIGHTS)}
     found.left_out += [f"{folder}: holds weights that were not read" for folder in sorted(apart)]
     for path in paths:

@@ -25,7 +25,7 @@ from repair.make.meter import Meter
 from repair.make.notes import PART, RESERVED, Notes, as_rows, locked, part_of
 from repair.make.shard import NewShard, Row, put_shard
 from repair.osfs import REAL, Fs
-from repair.walking import walk
+from repair.walking import LeftOut, walk
 
 INCOMPLETE = ".incomplete"
 _SLACK = 16 << 20  # bytes that must stay free beyond what is written
@@ -227,9 +227,10 @@ class _Growing:
 
     def _expect_ours(self) -> None:
         """RepairError, naming the first, when something is there that was not made here."""
-        strange: list[str] = []
+        passed: list[LeftOut] = []
         ours = {shard.name for shard in self._job.shards}.union(self._made.carried.files)
-        found = map(str, walk(self.fs, self._work, strange))
-        strange += [name for name in found if name not in ours and not name.startswith(RESERVED)]
+        found = map(str, walk(self.fs, self._work, passed))
+        strange = [name for name in found if name not in ours and not name.startswith(RESERVED)]
+        strange += map(str, passed)
         if strange:
             raise RepairError(f"{self._work}: holds {sorted(strange)[0]!r}, which was not made here; remove it")

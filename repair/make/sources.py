@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
-from auditor.checkpoint import UNFINISHED, Checkpoint
+from auditor.checkpoint import UNFINISHED, Checkpoint, half_done
 from auditor.header import MAX_HEADER, parse
 from auditor.tensorref import TensorRef
 from quant.errors import RepairError
@@ -30,7 +30,7 @@ class Sources:
         """Look at every shard; RepairError when one is gone or is not what ``checkpoint`` was read from."""
         self.fs, self.root = fs, checkpoint.root
         self.bytes_read = 0  # of tensors; what is copied in the kernel is not read
-        self.served = frozenset(served(checkpoint))
+        self.served = frozenset(checkpoint.served())
         self._open: dict[str, Handle] = {}  # least recently used first
         self._lent: Counter[str] = Counter()
         self._used: set[str] = set()
@@ -39,6 +39,8 @@ class Sources:
         self._digests: dict[str, str] = {}
         if self._look(UNFINISHED) is not None:
             raise RepairError(f"{self.root}: is unfinished itself")
+        if checkpoint.interrupted:
+            raise RepairError(half_done(checkpoint.root, checkpoint.interrupted))
         with closed_on_error(self):
             for name, shard in sorted(checkpoint.shards.items()):
                 status = self._look(name)
@@ -142,14 +144,6 @@ class Sources:
     def __exit__(self, *_: object) -> None:
         """Close every shard."""
         self.close()
-
-
-def served(checkpoint: Checkpoint) -> set[str]:
-    """The shards that a loader reads: no stray files, and none of a second copy under another index."""
-    apart = {name for index in checkpoint.other_indices for name in index.shards()}.union(checkpoint.stray)
-    if checkpoint.index is not None:
-        apart -= checkpoint.index.shards()
-    return set(checkpoint.shards) - apart
 
 
 def _same(one: Status, other: Status) -> bool:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from auditor.checkpoint import half_done
 from auditor.finding import Finding, Severity
 from quant.errors import RepairError
 from reports.belonging import expect_free
@@ -52,14 +53,14 @@ class Job(NamedTuple):
 
     def run(self) -> int:
         """Scan, plan, print; and write where that was asked for."""
-        given = repairplan.opened(self.checkpoint, self.apply, write=self.write) if self.apply is not None else None
+        if self.write and self.out is None:
+            repairplan.settle(repairplan.folder_of(self.checkpoint))  # before anything is read: it changes bytes
         ctx, audit = self._scan(self.checkpoint)
+        if ctx.checkpoint.interrupted:
+            raise RepairError(half_done(ctx.checkpoint.root, ctx.checkpoint.interrupted))
         source = self._opened(ctx)
         try:
-            if given is not None:
-                built, plan = repairplan.taken(given, ctx, audit.findings, self.options)
-            else:
-                built, plan = self._planned(ctx, audit, source)
+            built, plan = self._planned(ctx, audit, source)
             if self._print_plan(built, plan):
                 outcome = self._carry_out(ctx, audit, built, plan)
                 self._print_outcome(built, plan, outcome)
@@ -76,6 +77,8 @@ class Job(NamedTuple):
     def _planned(self, ctx: Context, audit: Audit, source: SourceFixes | None) -> tuple[Built, Plan]:
         from repair import build
 
+        if self.apply is not None:
+            return repairplan.taken(self.apply, ctx, audit.findings, self.options)
         built = build.build(ctx, audit.findings, self.options, source)
         plan = build.plan(built)
         if self.plan_file is not None:
@@ -153,10 +156,8 @@ class Job(NamedTuple):
             proof = repairplan.copy(root, built, plan, self.out)
             _, after = self._scan(str(self.out))
         else:
-            settled = repairplan.settle(root)  # changes bytes that no plan speaks of
             entry, proof = repairplan.carry_out(root, plan, self.proof)
-            known = None if settled else Known.since(ctx, audit.findings, plan.ranges)
-            _, after = self._scan(self.checkpoint, known)
+            _, after = self._scan(self.checkpoint, Known.since(ctx, audit.findings, plan.ranges))
         before = {(f.code, f.tensor) for f in audit.findings}
         now = {(f.code, f.tensor) for f in after.findings}
         return Done(
@@ -223,7 +224,7 @@ def repair(
         read: list[str | Path] = [checkpoint, *([source] if source is not None else [])]
         file = choices.file(config, *read)
         if apply is not None:
-            repairplan.refuse_beside_apply(out, plan, source)
+            repairplan.expect_alone(apply, out, plan, source)
         for target, option in ((output, "-o"), (plan, "--plan")):
             if target is not None:
                 expect_free(target, option, read, out)

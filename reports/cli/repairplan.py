@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor.finding import Safety
-from quant.errors import CheckpointError, RepairError, UsageError
+from quant.errors import RepairError, UsageError
 from reports.cli.guard import say
 from reports.escape import typed
 from reports.quantity import plural, size
@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     from repair.patch import Plan
 
 
-def settle(root: Path) -> bool:
-    """Settle what an interrupted repair left, and say so; whether there was any.  RepairError when it cannot be."""
+def folder_of(checkpoint: str) -> Path:
+    """The folder that a checkpoint's journals lie in: its own, or that of the file that was named."""
+    path = Path(checkpoint)
+    return path.parent if path.is_file() else path
+
+
+def settle(root: Path) -> None:
+    """Settle what an interrupted repair left, and say so.  RepairError when it cannot be."""
     from repair.apply import Done, hot, recover
 
-    if hot(root) is None:
-        return False
-    outcome = recover(root)
-    if outcome.done is not Done.UNCHANGED:
+    if hot(root) is not None and (outcome := recover(root)).done is not Done.UNCHANGED:
         say(outcome.message)
-    return True
 
 
 def carry_out(root: Path, plan: Plan, proof: Proof) -> tuple[str, str]:
@@ -69,45 +71,30 @@ def copy(root: Path, built: Built, plan: Plan, out: Path) -> str:
     )
 
 
-def refuse_beside_apply(*others: object) -> None:
-    """UsageError when an option that makes a plan stands beside --apply, which takes one as it is."""
+def expect_alone(file: Path, *others: object) -> None:
+    """UsageError when there is no plan to take, or when an option that makes one stands beside --apply."""
     if any(other is not None for other in others):
         raise UsageError("--apply takes a plan as it is: --out, --plan and --source have no place beside it")
-
-
-def opened(checkpoint: str, file: Path, *, write: bool) -> Plan:
-    """A plan that was made elsewhere, held against the files; nothing in it is believed.
-
-    Empty but for what it skips when its new bytes are all there already.  ``write``: what an interrupted repair left
-    is settled before.
-    """
-    from repair import planfile
-    from repair.apply import hot
-    from repair.patch import Plan
-    from repair.recheck import recheck
-
-    root = Path(checkpoint)
-    root = root.parent if root.is_file() else root
-    if not root.is_dir():
-        raise CheckpointError(f"{checkpoint}: no such file or folder")
     if not file.is_file():
         raise UsageError(f"{file}: no such plan")
-    plan = planfile.load(file)
-    if write:
-        settle(root)
-    # Where a repair was interrupted the files are half way: what is there now says nothing of the plan.
-    if plan.touched and hot(root) is None and not recheck(root, plan):
-        say(f"{file}: all its new bytes are there already")
-        return Plan(skipped=plan.skipped)
-    return plan
 
 
-def taken(plan: Plan, ctx: Context, findings: Sequence[Finding], options: Options) -> tuple[Built, Plan]:
-    """A plan that was made elsewhere as if it had been made here, so that it is shown and carried out the same way."""
+def taken(file: Path, ctx: Context, findings: Sequence[Finding], options: Options) -> tuple[Built, Plan]:
+    """A plan from elsewhere as if it had been made here, so that it is shown and carried out the same way.
+
+    It is held against the files, nothing in it is believed; when all its new bytes are there already it is empty.
+    """
+    from repair import planfile
     from repair.build import Built, Repair
     from repair.fixes.desk import Desk
     from repair.fixes.proposal import Left
+    from repair.patch import Plan
+    from repair.recheck import recheck
 
+    plan = planfile.load(file)
+    if plan.touched and not recheck(ctx.checkpoint.root, plan):
+        say(f"{file}: all its new bytes are there already")
+        plan = Plan(skipped=plan.skipped)
     places: dict[tuple[str, str, Safety, str], list[int]] = {}
     for patch in plan.patches:
         places.setdefault((patch.rule, patch.tensor, patch.safety, patch.reason), []).append(patch.length)

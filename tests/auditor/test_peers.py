@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from auditor.audit import Depth
 from auditor.engine import examine
-from auditor.finding import Safety
+from auditor.finding import Safety, Severity
 from auditor.peers import amax_of, input_faulty, plausible, remedy, siblings, typical
 from tests.damages.harness import set_float
 from tests.forge import make
@@ -65,3 +66,22 @@ def test_a_median_takes_three(tmp_path: Path) -> None:
     assert typical(peers[:2], ctx) is None
     assert typical(peers[:3], ctx) is not None
     assert typical([], ctx) is None
+
+
+@pytest.mark.parametrize("factor", [5000.0, 1 / 5000])
+def test_half_of_a_set_is_judged_by_other_layers(factor: float, tmp_path: Path) -> None:
+    """Three of six experts far off: which three is told by the other layer's experts; without those nobody is."""
+    model = make("modelopt-nvfp4-moe").copy()
+    model.tensors |= {n.replace("layers.0", "layers.1"): deepcopy(t) for n, t in model.tensors.items() if AT in n}
+    names = [f"{AT}.{expert}.down_proj.input_scale" for expert in range(6)]
+    elsewhere = [name.replace("layers.0", "layers.1") for name in names]
+    for number, name in enumerate(names + elsewhere):
+        set_float(model, name, 0, (1 + number / 100) * (factor if number in (1, 2, 4) else 1.0) / 2688)
+    ctx, audit = examine(model.write(tmp_path / "both"), depth=Depth.SCALARS)
+    accused = {f.tensor for f in audit.findings if f.code == "ACT105" and f.severity >= Severity.WARNING}
+    assert accused == {names[1], names[2], names[4]}
+    assert typical(ctx.peers[f"{AT}.0.down_proj"], ctx) == pytest.approx(1.03, rel=1e-3)
+    for name in [name for name in model.tensors if name.startswith("model.layers.1.")]:
+        del model.tensors[name]
+    ctx, _ = examine(model.write(tmp_path / "alone"), depth=Depth.SCALARS, rules=[])
+    assert typical(ctx.peers[f"{AT}.0.down_proj"], ctx) is None

@@ -76,6 +76,7 @@ def mend(root: Path, options: Options = EVERYTHING, depth: Depth = Depth.FULL) -
     again = examine(root, depth=depth, known=Known.since(built.desk.ctx, before.findings, made.ranges))[1]
     expect_same(after, again)
     assert again.bytes_read <= after.bytes_read
+    assert not set(built.settled) & {(finding.code, finding.tensor) for finding in after.findings}
     return Mended(before, after, built, made, files)
 
 

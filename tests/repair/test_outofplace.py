@@ -66,15 +66,32 @@ def test_from_a_download_cache(tmp_path):
     for name in case.files:
         (blobs / name).chmod(0o444)
         (snapshot / name).symlink_to(f"../../blobs/{name}")
-    (snapshot / "gone").symlink_to("nowhere")
     (snapshot / ".audit").mkdir()
+    (snapshot / "more").symlink_to(tmp_path)
     done = repaired_copy(snapshot, case.plan(snapshot), tmp_path / "out")
     assert content(tmp_path / "out") == case.after()
     assert content(blobs) == case.files
-    assert len(done.left_out) == 2
+    assert {str(one.path) for one in done.left_out} == {".audit", "more"}
     for path in (tmp_path / "out").iterdir():
         assert not path.is_symlink()
         assert path.stat().st_mode & 0o200
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: path.symlink_to("nowhere"), os.mkfifo, lambda path: path.symlink_to(path)]
+)
+@pytest.mark.parametrize("name", ["config.json", "sub/tokenizer.model"])
+def test_a_copy_without_a_file_is_no_copy(tmp_path, name, make):
+    """A link that leads nowhere is what an interrupted download leaves."""
+    case = CASES["second shard only"]
+    root = case.on_disk(tmp_path / "model")
+    (root / "sub").mkdir()
+    plan = case.plan(root)
+    (root / name).unlink(missing_ok=True)
+    make(root / name)
+    with pytest.raises(RepairError, match=f"{name}: neither a file nor a folder"):
+        repaired_copy(root, plan, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
 
 def test_refusals(tmp_path):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from reports import demo
 from reports.cli import app
+from reports.quantity import size
 from tests.repair.mending import hashes
 
 runner = CliRunner()
@@ -223,6 +224,7 @@ def test_wrong_usage_ends_with_2(damaged: Path, words: tuple[str, ...]) -> None:
 def test_what_cannot_be_read_ends_with_3(tmp_path: Path) -> None:
     assert audit("repair", tmp_path / "nowhere").exit_code == 3
     assert audit("undo", tmp_path / "nowhere").exit_code == 3
+    (tmp_path / "plan.json").write_text("{}")
     assert audit("repair", tmp_path / "nowhere", "--apply", "plan.json").exit_code == 3
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -251,3 +253,17 @@ def test_hard_links_are_refused(damaged: Path, tmp_path: Path) -> None:
 def test_settings_are_taken_from_the_environment(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUDIT_RISK", "bounded")
     assert "2 bounded" in audit("repair", damaged).stdout
+
+
+def test_what_is_written_counts_the_small_files(damaged: Path) -> None:
+    """A repair of the index alone writes as much as the index is long."""
+    path = damaged / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"].pop("model.norm.weight")
+    path.write_text(json.dumps(index))
+    words = damaged, "--select", "FIL"
+    told = json.loads(audit("repair", *words, "--format", "json").stdout)
+    done = audit("repair", *words, "--write")
+    assert told["bytes"] == path.stat().st_size
+    assert f"Written: {size(told['bytes'])} in 1 file." in done.stdout
+    assert size(told["bytes"]) in audit("undo", damaged, "--dry-run").stdout

@@ -97,3 +97,23 @@ def test_what_is_not_there_is_left() -> None:
     assert jsontext.add(text, ("b",), ["x"]) == text
     assert jsontext.drop(text, ("b",)) == text
     assert jsontext.rename(text, ("b",), "c") == text
+
+
+STRINGS = st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=4)
+
+
+@given(STRINGS, STRINGS, INDENTS, st.booleans(), st.sampled_from(("\n", "\r\n")))
+def test_put_table_is_written_as_the_table_was(old: Any, new: Any, indent: Any, ascii_: bool, line: str) -> None:
+    before, value = {"a": 1.0, "map": old, "z": [None]}, {"a": 1.0, "map": new, "z": [None]}
+    text, wanted = (json.dumps(v, indent=indent, ensure_ascii=ascii_).replace("\n", line) for v in (before, value))
+    done = jsontext.put_table(text, ("map",), new)
+    assert json.loads(done) == value
+    if old and new and text.isascii() == ascii_:
+        assert done == wanted
+    assert jsontext.put_table(text, ("z",), new) == text
+
+
+def test_put_table_keeps_the_spelling_of_keys() -> None:
+    text = '{"map" : {"\\u007a":"1" ,\n"b":"2"}, "x": 1.0E-6}\r\n\n'
+    done = jsontext.put_table(text, ("map",), {"b": "3", "z": "1", "c": "4"})
+    assert done == '{"map" : {"b":"3",\n"\\u007a":"1",\n"c":"4"}, "x": 1.0E-6}\r\n\n'

@@ -13,7 +13,7 @@ from auditor.checkpoint import Checkpoint, open_checkpoint
 from quant.errors import RepairError
 from repair.make import sources as module
 from repair.make.folder import make
-from repair.make.sources import Sources, served
+from repair.make.sources import Sources
 from tests.raw import raw, shard_bytes
 from tests.repair.make import longjob
 from tests.repair.make.test_process import content
@@ -164,7 +164,7 @@ def test_stray_shards_are_not_served(source):
     (source / "stray.safetensors").write_bytes((source / A).read_bytes())
     index = {"metadata": {}, "weight_map": {f"{n}.{x}": (A, B)[n] for n in range(2) for x in "abc"}}
     (source / "model.safetensors.index.json").write_text(__import__("json").dumps(index))
-    assert served(open_checkpoint(source)) == {A, B}
+    assert open_checkpoint(source).served() == {A, B}
 
 
 def test_links_into_a_hub_cache_are_read(source, tmp_path):
