@@ -24,6 +24,7 @@ from repair.distance_floats import FloatNames
 from repair.names_matrix import Matrix, Region
 from repair.source import Source
 from repair.source_codes import WORDS, Grid, grid, scheme
+from repair.wording import plural
 
 MAX_COLUMNS = 1 << 24  # of a row of codes, which is read whole
 Side = Literal["A", "B"]
@@ -196,7 +197,7 @@ class _Matching:
         said = self.found.unread
         said += [Unmatched(side, name, reason) for name, reason in sorted(checkpoint.unopened.items())]
         for name, count in sorted(checkpoint.missing.items()):
-            said.append(Unmatched(side, name, f"the shard is missing ({count} tensors)"))
+            said.append(Unmatched(side, name, f"the shard is missing ({plural(count, 'tensor')})"))
         for name, shard in checkpoint.shards.items():
             if shard.header.refused:
                 said.append(Unmatched(side, name, "its header is damaged"))

@@ -10,7 +10,9 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,12 +32,15 @@ _LISTS = frozenset({"patches", "texts", "skipped"})
 T = TypeVar("T")
 
 
-def save(plan: Plan, path: Path, fs: Fs = REAL) -> None:
-    """Write a plan.  RepairError when the file is there already, or when lazy bytes are not what they were."""
+def save(plan: Plan, path: Path, fs: Fs = REAL, ties: Sequence[int] = ()) -> None:
+    """Write a plan.  RepairError when the file is there already, or when lazy bytes are not what they were.
+
+    ``ties``: see `repair.ties`; patches with one number are read back all together or not at all.
+    """
     with Handle.creating(fs, path) as file:
         at = 0
         buffer: list[bytes] = []
-        for line in _lines(plan):
+        for line in _lines(plan, ties):
             buffer.append(line.encode())
             if sum(map(len, buffer)) > 1 << 20 or len(buffer) > 4096:
                 file.write(at, raw := b"".join(buffer))
@@ -45,11 +50,21 @@ def save(plan: Plan, path: Path, fs: Fs = REAL) -> None:
         file.sync()
 
 
-def _lines(plan: Plan) -> Iterator[str]:
+def _lines(plan: Plan, ties: Sequence[int]) -> Iterator[str]:
+    counts = Counter[int]()
+
+    def patches() -> Iterator[dict[str, Any]]:
+        for patch, tie in zip_longest(plan.patches, ties):
+            for entry in _patch_entries(patch):
+                if tie is not None:
+                    counts[tie] += 1
+                    entry["tie"] = tie
+                yield entry
+
     yield f'{{"schema_version": {SCHEMA_VERSION},\n"files": '
     yield json.dumps({n: _state(s) for n, s in plan.files.items()}, indent=1)
     for key, entries in (
-        ("patches", (entry for patch in plan.patches for entry in _patch_entries(patch))),
+        ("patches", patches()),
         ("texts", map(_text_entry, plan.texts)),
         ("skipped", ({"code": s.code, "tensor": s.tensor, "reason": s.reason} for s in plan.skipped)),
     ):
@@ -57,6 +72,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         for number, entry in enumerate(entries):
             yield (",\n" if number else "\n") + json.dumps(entry)
         yield "\n]"
+    if counts:
+        yield f',\n"ties": {json.dumps([counts[tie] for tie in range(max(counts) + 1)])}'
     yield "}\n"
 
 
@@ -113,7 +130,7 @@ def load(path: Path, spool: Spool | None = None, fs: Fs = REAL) -> Plan:
         "texts": _text,
         "skipped": lambda entry: Skipped(*(_string(entry, key) for key in ("code", "tensor", "reason"))),
     }
-    version = None
+    version, ties = None, _Ties()
     with Handle.reading(fs, path) as file:
         for key, value in JsonStream(file, 4 * MAX_TEXT).members(_LISTS):
             where = f"{path.name}: {key}"
@@ -121,17 +138,47 @@ def load(path: Path, spool: Spool | None = None, fs: Fs = REAL) -> Plan:
                 version = value
             elif key == "files":
                 files = _checked(where, _files, value)
+            elif key == "ties":
+                ties.counts = _checked(where, _counts, value)
             elif key in _LISTS and value is not None:
                 entries = found[key]
                 if len(entries) >= _MOST_ENTRIES:
                     raise RepairError(f"{where}: over {_MOST_ENTRIES} entries")
                 entries.append(_checked(f"{where}[{len(entries)}]", makers[key], value))
+                if key == "patches":
+                    ties.add(value)
     if version != SCHEMA_VERSION or isinstance(version, bool):
         raise RepairError(f"{path.name}: schema_version {str(version)[:40]}; this program knows {SCHEMA_VERSION}")
+    ties.expect_whole(path.name)
     try:
         return Plan(tuple(found["patches"]), tuple(found["texts"]), tuple(found["skipped"]), files)
     except RepairError as error:
         raise RepairError(f"{path.name}: {error}") from None
+
+
+class _Ties:
+    """Which entries must be there together, and which are.  Plans may say nothing of it, as those made by hand do."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self._seen: dict[int, tuple[int, str]] = {}  # tie -> entries, and the tensor of one
+
+    def add(self, entry: dict[str, Any]) -> None:
+        tie = entry.get("tie")
+        if isinstance(tie, int):
+            self._seen[tie] = self._seen.get(tie, (0, ""))[0] + 1, str(entry["tensor"])
+
+    def expect_whole(self, name: str) -> None:
+        for tie, (seen, tensor) in self._seen.items():
+            wanted = self.counts[tie] if 0 <= tie < len(self.counts) else 0
+            if seen != wanted:
+                raise RepairError(f"{name}: {tensor[:200]}: {seen} of the {wanted} entries of one repair are there")
+
+
+def _counts(value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(isinstance(count, int) for count in value):
+        raise ValueError("not a list of numbers")
+    return value
 
 
 def _checked(where: str, make: Callable[[Any], T], value: Any) -> T:

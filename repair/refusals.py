@@ -18,6 +18,7 @@ from pathlib import Path
 
 from quant.errors import RepairError
 from repair.osfs import Fs, Status
+from repair.wording import plural
 
 _CACHE_PREFIXES = ("models--", "datasets--", "spaces--")
 _CACHE_FOLDERS = {"blobs", "snapshots"}
@@ -81,7 +82,8 @@ def refuse_file(fs: Fs, path: Path) -> Status | None:
         raise RepairError(f"{name}: not a regular file")
     _refuse_cache(fs, name, fs.resolve(path))
     if status.links > 1:
-        raise SharedFileError(f"{name}: {status.links - 1} other names (hard links) share its bytes; {_ASIDE}")
+        others = plural(status.links - 1, "other name")
+        raise SharedFileError(f"{name}: its bytes have {others} (hard links); {_ASIDE}")
     if not status.mode & 0o222 or not fs.writable(path):
         raise ReadOnlyError(f"{name}: the file is read-only")
     return status

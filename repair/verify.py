@@ -16,6 +16,7 @@ from repair.journal import Journal
 from repair.ledger import Ledger
 from repair.osfs import Fs
 from repair.patch import Patch, Plan
+from repair.wording import plural
 
 _CHUNK = 4 << 20
 
@@ -63,11 +64,11 @@ def after(
     """What was proven, in words; RepairError when a planned byte is not there or another one changed."""
     if why := holds(ledger, journal, Side.NEW, ready):
         raise RepairError(f"what was written is not there: {why}")
-    shown = f"{journal.count} ranges read back"
+    shown = f"{plural(journal.count, 'range')} read back"
     if proof is Proof.RANGES:
         return f"{shown}; sizes, headers and permissions are as before"
     now = outside(ledger.fs, ledger.root, plan)
     if changed := sorted(name for name in before if now[name] != before[name]):
         raise RepairError(f"{changed[0]}: bytes that the plan leaves alone changed during the repair")
     nbytes = sum(state.size for state in plan.files.values()) - plan.nbytes
-    return f"{shown}; the other {nbytes} bytes of {len(now)} files hash as before"
+    return f"{shown}; all other bytes ({nbytes}) of {plural(len(now), 'file')} hash as before"

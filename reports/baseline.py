@@ -12,8 +12,10 @@ from pathlib import Path
 
 from auditor.finding import Finding
 from quant.errors import UsageError
+from repair.given import content
 
 VERSION = 1
+MOST = 64 << 20  # bytes: half a million findings
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,7 @@ class Baseline:
 def read(path: Path) -> Baseline:
     """The baseline in a file; raises UsageError when it is missing or is not one."""
     try:
-        stored = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read baseline {path}: {error.strerror or error}") from None
+        stored = json.loads(content(path, "baseline", MOST))
     except (ValueError, RecursionError):
         raise UsageError(f"baseline {path} is not JSON") from None
     if not isinstance(stored, dict) or stored.get("baseline_version") != VERSION:

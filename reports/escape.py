@@ -43,6 +43,13 @@ def _named(char: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def typed(path: str) -> str:
+    """The name of a file or a folder as it is typed in a shell, and taken for no option."""
+    from shlex import quote
+
+    return quote(f"./{path}" if path.startswith("-") else path)
+
+
 def short(text: str, limit: int = LONGEST) -> str:
     """`visible(text)` in at most ``limit`` characters: the middle gives way, so both ends stay readable."""
     text = visible(text)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from auditor.finding import Finding, Severity
 from reports.jsontext import Json, pretty
-from reports.report import Report, fixable
+from reports.report import Report, Terms, fixable
 
 SCHEMA_VERSION = 1
 
@@ -62,8 +62,20 @@ def summary(report: Report) -> dict[str, Json]:
         "findings": {s.label: sum(f.severity is s for f in report.live) for s in reversed(Severity)},
         "fixable": {safety.label: n for safety, n in fixable(report.live).items()},
         "hidden": {"min_severity": report.below, "baseline": report.known, "ignored": report.ignored},
+        "settings": settings(report.terms),
         "internal_errors": [{"rule": e.rule, "where": e.where, "error": e.error} for e in audit.errors],
         "unreadable": report.unreadable or None,
+    }
+
+
+def settings(terms: Terms) -> dict[str, Json]:
+    """What settings and options left out, for scans and repairs."""
+    return {
+        "from": list(terms.by),
+        "rules_off": list(terms.off),
+        "min_severity": terms.least,
+        "output": terms.output or None,
+        "baseline": terms.baseline or None,
     }
 
 

@@ -34,6 +34,7 @@ def _section(report: Report) -> Iterator[str]:
         yield from (f"- Declared: {markdown(line)}" for line in summary.declared(audit))
         yield f"- Checked: {markdown(summary.coverage(audit))}"
     yield from (f"- Unread: {markdown(line)}" for line in summary.unread(audit))
+    yield from (f"- Settings: {markdown(line)}" for line in summary.settings(report.terms))
     yield from (f"- Skipped: {markdown(line)}" for line in summary.skipped(audit))
     yield from (f"- Fault of the tool: {markdown(line)}" for line in summary.faults(audit))
     yield ""

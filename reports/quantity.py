@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from repair.wording import number, plural
+
+__all__ = ["duration", "number", "plural", "share", "size"]
+
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -14,16 +18,6 @@ def size(count: int) -> str:
         return f"{count} B"
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:.{decimals}f} {_UNITS[unit]}"
-
-
-def number(count: int) -> str:
-    """A count with thin groups: 1 034 000."""
-    return f"{count:,}".replace(",", " ")
-
-
-def plural(count: int, noun: str) -> str:
-    """The count and its noun: 1 tensor, 2 tensors."""
-    return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"
 
 
 def share(part: int, whole: int) -> str:

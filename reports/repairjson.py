@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from repair.layerchange import by_layer
-from reports.jsonfile import SCHEMA_VERSION
+from reports.jsonfile import SCHEMA_VERSION, settings
 from reports.jsontext import Json, pieces
+from reports.report import EVERYTHING, Terms
 
 if TYPE_CHECKING:
     from repair.build import Built, Repair
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from reports.repairtext import Done
 
 
-def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> Iterator[str]:
+def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None, terms: Terms = EVERYTHING) -> Iterator[str]:
     """The plan, and what came of it where it was carried out, bit by bit."""
     options = built.desk.options
     document: dict[str, Json] = {
@@ -39,6 +40,7 @@ def render(checkpoint: str, built: Built, plan: Plan, outcome: Done | None) -> I
         "bytes": plan.total,
         "files": list(plan.touched),
         "wider": {safety.label: n for safety, n in sorted(built.wider.items())},
+        "settings": settings(terms),
     }
     if outcome is not None:
         document["outcome"] = {

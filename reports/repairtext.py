@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from auditor.finding import Safety
-from reports.escape import short, visible
-from reports.layout import Line, Span, cells, fold, fold_name, pad
+from reports import summary
+from reports.escape import short, typed, visible
+from reports.layout import Line, Span, cells, fold, fold_name, labelled, pad
 from reports.quantity import number, plural, size
+from reports.report import EVERYTHING, Terms
 
 if TYPE_CHECKING:
     from repair.build import Built, Repair
@@ -29,7 +31,10 @@ _STYLE = {Safety.EXACT: "fix", Safety.RESTORED: "fix", Safety.BOUNDED: "info", S
 
 @dataclass(frozen=True)
 class Done:
-    """What a repair that was carried out did.  ``after``: errors that a new scan of the folder still finds."""
+    """What a repair that was carried out did.
+
+    ``errors``: how many a new scan still finds; ``checkpoint``: as it was named; ``where``: the copy, "" in place.
+    """
 
     entry: str
     proof: str
@@ -38,10 +43,16 @@ class Done:
     gone: int
     fresh: tuple[str, ...] = ()
     where: str = ""
+    checkpoint: str = ""
 
 
-def planned(built: Built, plan: Plan, width: int | None, limit: int | None = None) -> Iterator[Line]:
-    """Every repair: safety, rule, tensor; below it what becomes what, and the error it makes or mends."""
+def planned(
+    built: Built, plan: Plan, width: int | None, limit: int | None = None, terms: Terms = EVERYTHING
+) -> Iterator[Line]:
+    """Every repair: safety, rule, tensor; below it what becomes what, and the error it makes or mends.
+
+    ``terms``: the rules that did not look for anything to mend.
+    """
     rows = built.repairs
     for repair in rows[:limit]:
         yield from _repair(repair, width)
@@ -50,13 +61,14 @@ def planned(built: Built, plan: Plan, width: int | None, limit: int | None = Non
     if rows:
         yield ()
     yield from left(built, width)
+    yield from labelled("Settings", summary.settings(terms), width, "warning")
     yield from _folded(_total(built, plan), width, "strong")
 
 
 def _repair(repair: Repair, width: int | None) -> Iterator[Line]:
     head = (
         Span(pad(repair.safety.label, 9), _STYLE[repair.safety]),
-        Span(f"{repair.rule}  ", "strong"),
+        Span(f"{visible(repair.rule)}  ", "strong"),
     )
     used = sum(cells(span.text) for span in head)
     name = repair.tensor
@@ -83,7 +95,7 @@ def error(effects: Sequence[Effect]) -> str:
         more = f" ({effect.note})" if effect.note else ""
         shown.append(f"{leaf}error {percent(effect.before)} -> {percent(effect.after)} of {effect.of}{more}")
     if len(effects) > 4:
-        shown.append(f"and {len(effects) - 4} more layers")
+        shown.append(f"and {plural(len(effects) - 4, 'more layer')}")
     return "; ".join(shown)
 
 
@@ -112,7 +124,7 @@ def _reasons(title: str, items: Sequence[Left], width: int | None) -> Iterator[L
         name = short(tensors[0])
         which = name if len(tensors) == 1 else f"{plural(len(tensors), 'finding')}, first {name}"
         parts = fold(f"{visible(which)}: {visible(reason)}", width - 10 if width else None)
-        yield Span(pad(f"  {rule}", 10), "strong"), Span(parts[0])
+        yield Span(pad(f"  {visible(rule)}", 10), "strong"), Span(parts[0])
         for part in parts[1:]:
             yield Span(" " * 10), Span(part)
     if len(groups) > _REASONS:
@@ -161,7 +173,8 @@ def done(plan: Plan, outcome: Done, width: int | None) -> Iterator[Line]:
     gone += f", {plural(outcome.errors, 'error')} left." if outcome.errors else ", no errors left."
     yield from _folded(gone, width)
     if outcome.entry:
-        yield from _folded(f"To take it back: audit undo (entry {outcome.entry})", width, "faint")
+        command = f"audit undo {typed(outcome.checkpoint)} --entry {outcome.entry}"
+        yield from _folded(f"To take it back: {command}", width, "faint")
 
 
 def layers(rows: Sequence[LayerChange], width: int | None, limit: int | None = SHOWN) -> Iterator[Line]:
@@ -169,7 +182,7 @@ def layers(rows: Sequence[LayerChange], width: int | None, limit: int | None = S
     if not rows:
         return
     head = ("BYTES", "ERROR BEFORE -> AFTER", "BY", "LAYER")
-    table = [(number(r.nbytes), _errors(r.effects), ",".join(r.rules), short(r.layer)) for r in rows[:limit]]
+    table = [(number(r.nbytes), _errors(r.effects), visible(",".join(r.rules)), short(r.layer)) for r in rows[:limit]]
     wide = [max(cells(line[i]) for line in (head, *table)) for i in range(3)]
     yield tuple(Span(pad(text, wide[i] + 2) if i < 3 else text, "faint") for i, text in enumerate(head))
     used = sum(wide) + 6
@@ -178,7 +191,7 @@ def layers(rows: Sequence[LayerChange], width: int | None, limit: int | None = S
         for at, part in enumerate(fold_name(layer, max(20, width - used) if width else None)):
             yield Span(start if at == 0 else " " * used), Span(part, "name")
     if limit is not None and len(rows) > limit:
-        yield (Span(f"... and {number(len(rows) - limit)} more layers", "faint"),)
+        yield (Span(f"... and {plural(len(rows) - limit, 'more layer')}", "faint"),)
     yield ()
 
 
@@ -202,7 +215,7 @@ def entries(recorded: Sequence[Entry], width: int | None) -> Iterator[Line]:
         if entry.of is not None:
             what = f"undo of {entry.of}"
         text = f"{when(entry.mtime_ns)}  {plural(entry.records, 'record')} in {', '.join(map(short, entry.files))}"
-        rules = ", ".join(f"{rule} {number(count)}" for rule, count in entry.rules.items())
+        rules = ", ".join(f"{visible(rule)} {number(count)}" for rule, count in entry.rules.items())
         state = entry.state if entry.undone_by is None else f"undone by {entry.undone_by}"
         style = "" if entry.state == "complete" else "error"
         head = (Span(f"{entry.number:4d}  ", "strong"), Span(pad(what, 12), "name"), Span(pad(state, 14), style))

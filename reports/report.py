@@ -20,6 +20,23 @@ class Exit(enum.IntEnum):
     UNCHECKED = 3  # something could not be read or checked
 
 
+class Terms(NamedTuple):
+    """What settings and options leave out of a report, so that it can say so.
+
+    ``by``: the settings file and "options", as far as either had a part; ``off``: codes of the rules that did not run;
+    ``least``: the least severity that is listed; ``output``, ``baseline``: files that the settings file names.
+    """
+
+    by: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
+    least: str = Severity.INFO.label
+    output: str = ""
+    baseline: str = ""
+
+
+EVERYTHING = Terms()  # nothing is left out
+
+
 class Report(NamedTuple):
     """An audit and the choice of what to show of it.
 
@@ -35,6 +52,7 @@ class Report(NamedTuple):
     known: int = 0
     unreadable: str = ""
     fail_on: Severity | None = Severity.ERROR
+    terms: Terms = EVERYTHING
 
     @property
     def below(self) -> int:
@@ -61,6 +79,7 @@ class Choice:
     fail_on: Severity | None = Severity.ERROR
     ignored: Callable[[Finding], bool] = field(default=lambda finding: False)
     known: Callable[[Finding], bool] = field(default=lambda finding: False)
+    terms: Terms = EVERYTHING
 
     def report(self, audit: Audit) -> Report:
         """The audit seen through this choice."""
@@ -73,6 +92,7 @@ class Choice:
             ignored=len(audit.findings) - len(kept),
             known=len(kept) - len(live),
             fail_on=self.fail_on,
+            terms=self.terms,
         )
 
 

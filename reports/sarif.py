@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -52,7 +53,8 @@ def _run(report: Report) -> Json:
 
 def _notices(report: Report) -> list[Json]:
     audit = report.audit
-    notices = [_notice("error", f"fault of the tool: {line}") for line in summary.faults(audit)]
+    notices: list[Json] = [_notice("note", f"settings: {line}") for line in summary.settings(report.terms)]
+    notices += [_notice("error", f"fault of the tool: {line}") for line in summary.faults(audit)]
     level = "error" if report.unreadable else "warning"
     notices += [_notice(level, f"not checked: {line}") for line in summary.skipped(audit)]
     if len(report.shown) > SHOWN:
@@ -113,5 +115,13 @@ def _uri(checkpoint: str, shard: str) -> str:
     """A relative reference for a relative checkpoint, a file URI for an absolute one."""
     folder = PurePosixPath(checkpoint)
     folder = folder.parent if folder.suffix in {".safetensors", ".json"} else folder
-    path = quote(str(folder / shard).encode("utf-8", "surrogatepass"))
+    path = quote(_bytes(str(folder / shard)))
     return f"file://{path}" if folder.is_absolute() else path
+
+
+def _bytes(path: str) -> bytes:
+    """The bytes of a file's name as the system has them; of a name that no file can have, those that tell it best."""
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        return path.encode("utf-8", "surrogatepass")

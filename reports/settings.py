@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +11,10 @@ from auditor.audit import Depth
 from auditor.finding import Finding, Severity
 from auditor.select import matches
 from quant.errors import UsageError
+from reports import belonging
 
 FILES = ("audit.toml", "pyproject.toml")  # looked for in the working directory, the first one found counts
+_LOOKED = 16 << 20  # bytes of a pyproject.toml that are looked through for our name
 DEPTHS = tuple(d.label for d in Depth)
 SEVERITIES = tuple(s.label for s in reversed(Severity))
 FAIL_ON = (*SEVERITIES, "never")
@@ -44,9 +46,13 @@ class Excuse(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a settings file says; None where it says nothing.  Paths are relative to the file's folder."""
+    """What a settings file says; None where it says nothing.  Paths are relative to the file's folder.
+
+    ``source``: the file, "" for none; ``unheeded``: why a file that was found is not obeyed.
+    """
 
     source: str = ""
+    unheeded: str = ""
     depth: str | None = None
     min_severity: str | None = None
     fail_on: str | None = None
@@ -67,8 +73,11 @@ class Settings(NamedTuple):
         return any(e.covers(finding) for e in self.exceptions)
 
 
-def load(path: Path | None = None, folder: Path = Path()) -> Settings:
+def load(path: Path | None = None, folder: Path = Path(), read: Iterable[str | Path] = ()) -> Settings:
     """The settings in ``path``, or else in the first settings file of ``folder``; empty without one.
+
+    A file that nobody named is not obeyed, nor parsed, where it belongs to a checkpoint, one of ``read`` or another:
+    who made the checkpoint has no say in how it is judged.
 
     Raises UsageError that names file and key when a file named cannot be read, or a key or value is wrong.
     """
@@ -79,19 +88,33 @@ def load(path: Path | None = None, folder: Path = Path()) -> Settings:
         return parse(table, path)
     for name in FILES:
         found = folder / name
-        if found.is_file() and (table := _table(found)) is not None:
+        if not found.is_file() or (name != FILES[0] and not _mentions(found)):
+            continue
+        if checkpoint := belonging.owner(found, read):
+            where = f"{found} lies in a checkpoint ({checkpoint})"
+            return Settings(unheeded=f"{where}: not obeyed unless --config names it")
+        if (table := _table(found)) is not None:
             return parse(table, found)
     return Settings()
+
+
+def _mentions(path: Path) -> bool:
+    """Whether a pyproject.toml may hold settings of ours; of those that do not, neither size nor place matters."""
+    try:
+        with path.open("rb") as file:
+            return b"audit" in file.read(_LOOKED)
+    except OSError:
+        return False
 
 
 def _table(path: Path) -> Mapping[str, object] | None:
     """The file's settings; None when it is a pyproject.toml without any."""
     import tomllib
 
+    from repair.given import content
+
     try:
-        stored: Mapping[str, object] = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read settings {path}: {error.strerror or error}") from None
+        stored: Mapping[str, object] = tomllib.loads(content(path, "settings").decode())
     except (ValueError, RecursionError) as error:
         raise UsageError(f"settings {path} is not TOML: {error}") from None
     if path.name != "pyproject.toml":

@@ -8,7 +8,7 @@ from auditor.audit import Audit
 from auditor.finding import Safety, Severity
 from reports.escape import short, visible
 from reports.quantity import number, plural, share, size
-from reports.report import Report, fixable
+from reports.report import Report, Terms, fixable
 
 SKIPPED_NAMED = 10  # reasons named in a footer; a full report lists every tensor
 
@@ -78,6 +78,16 @@ def declared(audit: Audit) -> list[str]:
 def unread(audit: Audit) -> list[str]:
     """What this depth leaves alone, one line per reason."""
     return [f"{plural(n, 'tensor')}: {short(why)}" for why, n in sorted(audit.unread.items()) if n]
+
+
+def settings(terms: Terms) -> list[str]:
+    """What settings and options left out, and the files that the settings name; in one line, if there is any."""
+    parts = [f"{plural(len(terms.off), 'rule')} off"] if terms.off else []
+    if terms.least != Severity.INFO.label:
+        parts.append(f"nothing below {terms.least} listed")
+    files = {"output": terms.output, "baseline": terms.baseline}
+    parts += [f"{what} {visible(path)}" for what, path in files.items() if path]
+    return [f"{', '.join(map(visible, terms.by))}: {', '.join(parts)}"] if parts else []
 
 
 def skipped(audit: Audit) -> list[str]:

@@ -76,6 +76,7 @@ def footer(report: Report, width: int | None, *, every: bool = False) -> Iterato
         yield from labelled("Declared", summary.declared(audit), width)
         yield from labelled("Checked", [summary.coverage(audit)], width)
         yield from labelled("Unread", summary.unread(audit), width, "faint")
+    yield from labelled("Settings", summary.settings(report.terms), width, "warning")
     skipped = [f"{short(s.tensor)}: {visible(s.reason)}" for s in audit.skipped] if every else summary.skipped(audit)
     yield from labelled("Skipped", skipped, width, "warning")
     yield from labelled("Fault", summary.faults(audit), width, "error")

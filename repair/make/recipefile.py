@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant.errors import UsageError
+from repair.given import content
 from repair.make.layouts import Layout
 from repair.make.recipe import PRESETS, Inputs, KvCache, Method, Ragged, Recipe
 
 if TYPE_CHECKING:
     import yaml
 
-_MOST = 1 << 16  # bytes of a recipe
 _SUFFIXES = (".yaml", ".yml")
 _CHOICES: Mapping[str, type[StrEnum]] = {
     "method": Method, "activations": Inputs, "kv_cache": KvCache, "layout": Layout, "ragged": Ragged,
@@ -45,19 +45,13 @@ def load(word: str) -> Recipe:
         if alike in known:
             return known[alike]
         raise UsageError(f"--recipe {word!r}: {_allowed(word, known)}; or a file that ends in .yaml")
-    try:
-        with path.open("rb") as file:
-            return parse(file.read(_MOST + 1), word)
-    except OSError as error:
-        raise UsageError(f"{word}: cannot be read: {error.strerror}") from None
+    return parse(content(path, "recipe"), word)
 
 
 def parse(raw: bytes, file: str) -> Recipe:
     """A recipe from YAML.  UsageError names file, line, key, what was found and what is allowed."""
     import yaml
 
-    if len(raw) > _MOST:
-        raise UsageError(f"{file}: longer than {_MOST} bytes: no recipe")
     try:
         node = yaml.compose(raw.decode(), Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:

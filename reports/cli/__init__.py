@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -19,6 +20,15 @@ COMMANDS = ("scan", "repair", "requantize", "undo", "cast", "compare", "explain"
 
 class Commands(TyperGroup):
     """Imports the file of a command when it is asked for: one command's start does not pay for the others."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run; what goes wrong outside a command, printing its help, say, ends in one line, too."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            from reports.cli.guard import failed
+
+            sys.exit(failed(error).exit_code)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All names, in the order of the help."""

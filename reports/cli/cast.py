@@ -11,11 +11,11 @@ import typer
 
 from quant.errors import UsageError
 from reports.cli import choices
+from reports.cli.growing import resumable
 from reports.cli.guard import ending
 from reports.cli.options import ColorOption, ConfigOption, JobsOption, NoProgressOption
 from reports.cli.repairoptions import Format, FormatName
 from reports.report import Exit
-from reports.settings import load
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -62,9 +62,9 @@ def cast(
     color: ColorOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Cast an MXFP4 checkpoint to NVFP4 in a new folder: new scales, untouched codes, exact wherever that is possible.
+    """Cast MXFP4 to NVFP4, or change the layout, in a new folder.
 
-    NVFP4 and FP8 checkpoints are brought into the other layout.
+    New scales, untouched codes, exact wherever that is possible.  NVFP4 and FP8 are brought into the other layout.
 
     Exit code 0: made (or shown); 2: wrong usage; 3: refused or failed, DST.incomplete says so and --resume goes on.
     """
@@ -74,7 +74,7 @@ def cast(
 
         from reports.cli.progress import watch
 
-        file = load(config)
+        file = choices.file(config, source)
         progress = watch(not (no_progress or file.no_progress))
         with ExitStack() as stack:
             asked = _Asked(source, target, layout.value, activations, resume, jobs or file.jobs or choices.writers())
@@ -83,7 +83,7 @@ def cast(
         _print(told, format_ == FormatName.JSON, colored)
         return Exit.CLEAN
 
-    raise ending(run)
+    raise ending(run, source)
 
 
 class _Asked:
@@ -103,8 +103,8 @@ class _Asked:
         from repair.make.sources import Sources
         from reports.casttext import Told, told_of
 
-        if not self.source.is_dir():
-            raise UsageError(f"{self.source}: no such folder")
+        if self.source.is_file():
+            raise UsageError(f"{self.source}: not a folder: a checkpoint is cast as a whole")
         checkpoint = open_checkpoint(self.source)
         sources = stack.enter_context(Sources(checkpoint))
         scales, others = self._activations(stack)
@@ -114,7 +114,8 @@ class _Asked:
         if dry_run:
             return Told(*words, told_of(found.rows()), sum(sizes), len(sizes), sources.bytes_read, done=False)
         try:
-            made = folder.make(found.job, self.target, self.resume, self.jobs, progress)
+            with resumable(self.target):
+                made = folder.make(found.job, self.target, self.resume, self.jobs, progress)
         finally:
             if progress:
                 progress.clear()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quant.errors import UsageError
+from reports.belonging import expect_free
 from reports.cli import choices
 from reports.cli.guard import ending, silence
 from reports.cli.options import (
@@ -21,8 +22,8 @@ from reports.cli.options import (
     OutputOption,
     QuietOption,
 )
+from reports.cli.printing import expect_text
 from reports.comparison import FORMATS, SORTS
-from reports.settings import load
 
 if TYPE_CHECKING:
     from reports.comparison import Ranking
@@ -80,8 +81,12 @@ def compare(
     """
 
     def run() -> int:
-        file = load(config)
+        file = choices.file(config, a, b)
         _check(max_mse, min_sqnr)
+        form = "plain" if quiet else format_.value
+        expect_text(form, output)
+        if output is not None:
+            expect_free(output, "-o", (a, b))
         from repair.distance import compare_checkpoints
         from reports.cli.progress import watch
         from reports.comparison import Ranking
@@ -104,10 +109,10 @@ def compare(
         ranking = Ranking(found, max_mse, min_sqnr, sort.value, limit or None, worst)
         colored = choices.colored(color or file.color)
         short = sys.stdout.isatty() and limit is None
-        _print(ranking, "plain" if quiet else format_.value, output, colored, short)
+        _print(ranking, form, output, colored, short)
         return ranking.exit_code(strict=strict)
 
-    raise ending(run)
+    raise ending(run, a, b)
 
 
 def _check(max_mse: float | None, min_sqnr: float | None) -> None:

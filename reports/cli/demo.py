@@ -17,7 +17,7 @@ def demo(
         typer.Option(envvar="AUDIT_KEEP", metavar="DIR", help="Leave the checkpoint in this folder, empty or new."),
     ] = None,
 ) -> None:
-    """Forge a small damaged NVFP4 checkpoint, scan it, mend a copy of it, scan that.
+    """Forge a damaged checkpoint, scan it, mend a copy, scan that.
 
     Exit code 0: finding the damage is what this command is for.
     """
@@ -86,6 +86,7 @@ def _mend(damaged: Path, mended: Path) -> None:
     from auditor.finding import Safety
     from repair.apply import Proof
     from repair.fixes.desk import Options
+    from reports.cli.printing import Paper
     from reports.cli.repair import Job
 
     typer.echo(f"\n$ audit repair {damaged} --risk guess --out {mended} --write\n")
@@ -98,7 +99,7 @@ def _mend(damaged: Path, mended: Path) -> None:
         out=mended,
         plan_file=None,
         json=False,
-        color=None,
+        paper=Paper(),
         jobs=None,
         progress=None,
         proof=Proof.RANGES,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import typer
 
-from quant.errors import ToolError, UsageError
+from quant.errors import CheckpointError, ToolError, UsageError
 from reports.escape import visible
 from reports.report import Exit
 
@@ -23,10 +24,11 @@ def say(message: str) -> None:
         _deafen(sys.stderr)
 
 
-def ending(command: Callable[[], int]) -> typer.Exit:
+def ending(command: Callable[[], int], *read: str | Path | None) -> typer.Exit:
     """Run a command; what it returns, or what it raised, becomes the exit to raise.
 
-    UsageError is 2, any other ToolError and any fault is 3, an interrupt 130.
+    UsageError is 2, any other ToolError and any fault is 3, an interrupt 130.  ``read``: the checkpoints, for a hint
+    where one cannot be read.
     """
     if sys.stdout is None:  # the caller closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # lives as long as the process
@@ -37,6 +39,8 @@ def ending(command: Callable[[], int]) -> typer.Exit:
     except UsageError as error:
         say(str(error))
         return typer.Exit(Exit.USAGE)
+    except CheckpointError as error:
+        say(f"{error}{_hint(str(error), read)}")
     except ToolError as error:
         say(str(error))
     except KeyboardInterrupt:
@@ -46,12 +50,25 @@ def ending(command: Callable[[], int]) -> typer.Exit:
         silence()
         return typer.Exit(Exit.CLEAN)
     except OSError as error:
-        say(f"{error.filename or 'cannot write'}: {error.strerror or error}")
+        return failed(error)
     except MemoryError:
         say("out of memory")
     except Exception as error:  # the last door before the user: a fault of this tool, said in one line
         say(f"internal error at {_where(error)}: {type(error).__name__}: {error}; please report it")
     return typer.Exit(Exit.UNCHECKED)
+
+
+def failed(error: OSError) -> typer.Exit:
+    """The exit when the system refused, said in one line; what stdout did not take is dropped."""
+    say(f"{error.filename or 'cannot write'}: {error.strerror or error}")
+    silence()
+    return typer.Exit(Exit.UNCHECKED)
+
+
+def _hint(told: str, read: Iterable[str | Path | None]) -> str:
+    from reports.cli.hints import hint
+
+    return next((hint(str(path)) for path in read if path is not None and str(path) in told), "")
 
 
 def silence() -> None:

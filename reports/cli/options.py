@@ -14,7 +14,7 @@ from reports.cli.choices import ColorName, DepthName, FailOn, FormatName, Severi
 
 Checkpoints = Annotated[
     list[str],
-    typer.Argument(metavar="CHECKPOINT", help="Folder, shard or index file; - reads a list from stdin."),
+    typer.Argument(metavar="CHECKPOINT...", help="Folder, shard or index file; - reads a list from stdin."),
 ]
 DepthOption = Annotated[
     DepthName | None,

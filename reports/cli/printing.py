@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.layout import Line
+from quant.errors import RepairError, UsageError
+from reports.cli.guard import silence
+from reports.layout import Line, plain
 from reports.report import Report
 
 NARROWEST = 40  # a terminal that says it is narrower is not believed
@@ -47,6 +49,64 @@ class Printer:
         return text.table(reports, width, text.ROWS_SHOWN if width else None)
 
 
+class Paper:
+    """Where the lines of a report go that is made bit by bit: to stdout at once, or to a file once it is whole."""
+
+    def __init__(self, output: Path | None = None, color: bool | None = None) -> None:
+        """``output``: the file, None for stdout; ``color`` is of stdout, None as the terminal likes."""
+        self._output, self._color = output, color
+        self._held: list[str] = []
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a person looks on."""
+        return self._output is None and sys.stdout.isatty()
+
+    @property
+    def width(self) -> int | None:
+        """Columns to fold to; None for a pipe or a file."""
+        return columns() if self.terminal else None
+
+    def lines(self, lines: Iterable[Line]) -> None:
+        """Styled lines."""
+        if self._output is not None:
+            self._held += [plain(line) + "\n" for line in lines]
+            return
+        try:
+            print_text(lines, self._color)
+        except BrokenPipeError:
+            silence()
+
+    def text(self, pieces: Iterable[str]) -> None:
+        """Text as it is."""
+        from reports import output
+
+        if self._output is not None:
+            self._held += pieces
+            return
+        try:
+            output.all_to_stream(pieces, sys.stdout)
+        except BrokenPipeError:
+            silence()
+
+    def hand_in(self) -> None:
+        """Write the file, if there is one to be; RepairError when it cannot be: what it tells of is done by now."""
+        if self._output is None:
+            return
+        from reports import output
+
+        try:
+            output.to_file("".join(self._held), self._output)
+        except UsageError as error:
+            raise RepairError(f"{error}; all else is done") from None
+
+
+def expect_text(form: str, output: Path | None) -> None:
+    """Raise UsageError when a binary format would go to a terminal."""
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise UsageError("--format parquet is binary: name a file with -o FILE, or send it into a pipe")
+
+
 def print_text(lines: Iterable[Line], color: bool | None = None) -> None:
     """Write lines to stdout, in colour where that is wished or the terminal likes it."""
     if colored(color):
@@ -55,7 +115,6 @@ def print_text(lines: Iterable[Line], color: bool | None = None) -> None:
         print_lines(lines, sys.stdout)
     else:
         from reports import output
-        from reports.layout import plain
 
         output.to_stream("".join(plain(line) + "\n" for line in lines), sys.stdout)
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.checkpoint import half_done
-from auditor.finding import Finding, Safety, Severity
-from quant.errors import RepairError, UsageError
+from auditor.finding import Finding, Severity
+from quant.errors import RepairError
+from reports.belonging import expect_free
 from reports.cli import choices, repairoptions, repairplan
-from reports.cli.guard import ending, say, silence
-from reports.cli.options import ColorOption, ConfigOption, DepthOption, JobsOption, NoProgressOption
+from reports.cli.guard import ending, say
+from reports.cli.options import ColorOption, ConfigOption, DepthOption, JobsOption, NoProgressOption, OutputOption
+from reports.cli.printing import Paper
 from reports.quantity import plural
-from reports.report import Exit
-from reports.settings import load
+from reports.report import EVERYTHING, Exit, Terms
+from reports.settings import Settings
 
 if TYPE_CHECKING:
     from auditor.audit import Audit
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from repair.fixes.desk import Options
     from repair.patch import Plan
     from reports.cli.progress import Progress
-    from reports.layout import Line
     from reports.repairtext import Done
 
 
@@ -44,17 +42,17 @@ class Job(NamedTuple):
     out: Path | None
     plan_file: Path | None
     json: bool
-    color: bool | None
+    paper: Paper
     jobs: int | None
     progress: Progress | None
     proof: Proof
     source: Path | None = None
     method: str = "auto"
+    apply: Path | None = None
+    terms: Terms = EVERYTHING
 
     def run(self) -> int:
         """Scan, plan, print; and write where that was asked for."""
-        from repair import build
-
         if self.write and self.out is None:
             repairplan.settle(repairplan.folder_of(self.checkpoint))  # before anything is read: it changes bytes
         ctx, audit = self._scan(self.checkpoint)
@@ -62,30 +60,42 @@ class Job(NamedTuple):
             raise RepairError(half_done(ctx.checkpoint.root, ctx.checkpoint.interrupted))
         source = self._opened(ctx)
         try:
-            built = build.build(ctx, audit.findings, self.options, source)
-            plan = build.plan(built)
-            if self.plan_file is not None:
-                self._save(built, plan, self.plan_file, source)
-            if not self._print_plan(built, plan):
-                return self._verdict(built, plan, audit)
-            outcome = self._carry_out(ctx, audit, built, plan)
-            self._print_outcome(built, plan, outcome)
-            return Exit.FINDINGS if outcome.errors else Exit.CLEAN
+            built, plan = self._planned(ctx, audit, source)
+            if self._print_plan(built, plan):
+                outcome = self._carry_out(ctx, audit, built, plan)
+                self._print_outcome(built, plan, outcome)
+                code = Exit.FINDINGS if outcome.errors else Exit.CLEAN
+            else:
+                code = self._verdict(built, plan, audit)
+            self.paper.hand_in()
+            return code
         finally:
             ctx.close()
             if source is not None:
                 source.close()
 
+    def _planned(self, ctx: Context, audit: Audit, source: SourceFixes | None) -> tuple[Built, Plan]:
+        from repair import build
+
+        if self.apply is not None:
+            return repairplan.taken(self.apply, ctx, audit.findings, self.options)
+        built = build.build(ctx, audit.findings, self.options, source)
+        plan = build.plan(built)
+        if self.plan_file is not None:
+            self._save(built, plan, self.plan_file, source)
+        return built, plan
+
     def _save(self, built: Built, plan: Plan, file: Path, source: SourceFixes | None) -> None:
         """Save what can be carried out in place, and say what that leaves out."""
         from repair import build
         from repair.planfile import save
+        from repair.ties import ties
 
         if built.desk.tensors:  # a plan is of bytes in their places: an index of tensors to be added has none in it
             options = self.options._replace(rewrite=False)
             built = build.build(built.desk.ctx, built.desk.findings, options, source)
             plan = build.plan(built)
-        save(plan, file)
+        save(plan, file, ties=ties(built, plan))
         say(f"plan written to {file}")
         if built.copied:
             count = plural(len(built.copied), "finding")
@@ -123,13 +133,13 @@ class Job(NamedTuple):
             return acts
         from reports import repairtext
 
-        limit = repairtext.SHOWN if sys.stdout.isatty() else None
-        self._emit(repairtext.planned(built, plan, self._width(), limit))
+        limit = repairtext.SHOWN if self.paper.terminal else None
+        self.paper.lines(repairtext.planned(built, plan, self.paper.width, limit, self.terms))
         if (plan.touched or built.desk.tensors or self.out) and not self.write:
-            self._emit(repairtext.unwritten(self._width(), copy=self.out is not None))
+            self.paper.lines(repairtext.unwritten(self.paper.width, copy=self.out is not None))
         return acts
 
-    def _verdict(self, built: Built, plan: Plan, audit: Audit) -> int:
+    def _verdict(self, built: Built, plan: Plan, audit: Audit) -> Exit:
         """Of a run that wrote nothing: 1 when there is something to do, or when errors remain."""
         if plan.touched or built.desk.tensors:
             return Exit.FINDINGS
@@ -158,6 +168,7 @@ class Job(NamedTuple):
             gone=len(before - now),
             fresh=tuple(_said(f) for f in after.findings if (f.code, f.tensor) not in before),
             where=str(self.out) if self.out is not None else "",
+            checkpoint=self.checkpoint,
         )
 
     def _print_outcome(self, built: Built, plan: Plan, outcome: Done) -> None:
@@ -167,28 +178,15 @@ class Job(NamedTuple):
         from repair.layerchange import by_layer
         from reports import repairtext
 
-        limit = repairtext.SHOWN if sys.stdout.isatty() else None
-        self._emit([()])
-        self._emit(repairtext.layers(by_layer(built, plan), self._width(), limit))
-        self._emit(repairtext.done(plan, outcome, self._width()))
-
-    def _emit(self, lines: Iterable[Line]) -> None:
-        from reports.cli.printing import print_text
-
-        try:
-            print_text(lines, self.color)
-        except BrokenPipeError:
-            silence()
+        limit = repairtext.SHOWN if self.paper.terminal else None
+        self.paper.lines([()])
+        self.paper.lines(repairtext.layers(by_layer(built, plan), self.paper.width, limit))
+        self.paper.lines(repairtext.done(plan, outcome, self.paper.width))
 
     def _emit_json(self, built: Built, plan: Plan, outcome: Done | None) -> None:
-        from reports import output, repairjson
+        from reports import repairjson
 
-        output.all_to_stream(repairjson.render(self.checkpoint, built, plan, outcome), sys.stdout)
-
-    def _width(self) -> int | None:
-        from reports.cli.printing import columns
-
-        return columns() if sys.stdout.isatty() else None
+        self.paper.text(repairjson.render(self.checkpoint, built, plan, outcome, self.terms))
 
 
 def _said(finding: Finding) -> str:
@@ -215,6 +213,7 @@ def repair(
     no_progress: NoProgressOption = None,
     jobs: JobsOption = None,
     config: ConfigOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Mend a checkpoint.  Shows what would change; writes only with --write, journalled, with a way back.
 
@@ -222,29 +221,37 @@ def repair(
     """
 
     def run() -> int:
-        file = load(config)
-        colored = choices.colored(color or file.color)
+        read: list[str | Path] = [checkpoint, *([source] if source is not None else [])]
+        file = choices.file(config, *read)
         if apply is not None:
-            repairplan.refuse_beside_apply(out, plan, source)
-            return repairplan.apply_file(checkpoint, apply, verify, write=write, color=colored)
+            repairplan.expect_alone(apply, out, plan, source)
+        for target, option in ((output, "-o"), (plan, "--plan")):
+            if target is not None:
+                expect_free(target, option, read, out)
+        picked = Settings(
+            select=repairoptions.words(select) or file.select, ignore=repairoptions.words(ignore) or file.ignore
+        )
+        rules = repairoptions.rules(picked.select, picked.ignore)
         return Job(
             checkpoint=checkpoint,
             depth=depth or file.depth or "scales",
-            rules=_rules(repairoptions.words(select) or file.select, repairoptions.words(ignore) or file.ignore),
-            options=_options(risk, policy, repairoptions.words(include), rewrite=out is not None),
+            rules=rules,
+            options=repairoptions.limits(risk, policy, repairoptions.words(include), rewrite=out is not None),
             write=write,
             out=out,
             plan_file=plan,
             json=format_ == repairoptions.FormatName.JSON,
-            color=colored,
+            paper=Paper(output, choices.colored(color or file.color)),
             jobs=jobs or file.jobs,
             proof=_proof(verify),
             progress=_watch(not (no_progress or file.no_progress)),
             source=source,
             method=method,
+            apply=apply,
+            terms=choices.terms(picked, file, rules),
         ).run()
 
-    raise ending(run)
+    raise ending(run, checkpoint, source)
 
 
 def _proof(word: str) -> Proof:
@@ -257,35 +264,3 @@ def _watch(wanted: bool) -> Progress | None:
     from reports.cli.progress import watch
 
     return watch(wanted)
-
-
-def _rules(selected: tuple[str, ...], ignored: tuple[str, ...]) -> tuple[Rule, ...] | None:
-    if not selected and not ignored:
-        return None
-    from auditor.rule import all_rules
-    from auditor.select import select
-
-    return select(all_rules(), selected, ignored)
-
-
-def _options(risk: str, policy: str, include: tuple[str, ...], *, rewrite: bool) -> Options:
-    from quant.activation import Policy
-    from repair.fixes.catalogue import ENTRIES
-    from repair.fixes.desk import Options
-
-    unknown = [code for code in include if code not in ENTRIES]
-    if unknown:
-        known = ", ".join(sorted(code for code, entry in ENTRIES.items() if entry.asked))
-        raise UsageError(f"--include {unknown[0]}: no repair waits to be asked for by that code; these do: {known}")
-    name, _, value = policy.partition("=")
-    floor: float | None = None
-    if name not in {p.value for p in Policy} or bool(value) != (name == Policy.FLOOR.value):
-        raise UsageError(f"--policy {policy!r}: not one of peer-max, min-positive, floor=VALUE")
-    if value:
-        try:
-            floor = float(value)
-        except ValueError:
-            floor = math.nan
-        if not 2.0**-126 <= floor < 2.0**127:
-            raise UsageError(f"--policy {policy!r}: the floor must be a positive float32 number")
-    return Options(Safety[risk.upper()], Policy(name), floor, frozenset(include), rewrite)

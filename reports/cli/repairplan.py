@@ -1,17 +1,26 @@
-"""`audit repair --apply`: carry out a plan that was made elsewhere."""
+"""Plans as `audit repair` carries them out; those that were made elsewhere (--apply) among them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quant.errors import UsageError
+from auditor.finding import Safety
+from quant.errors import RepairError, UsageError
 from reports.cli.guard import say
-from reports.report import Exit
+from reports.escape import typed
+from reports.quantity import plural, size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from auditor.context import Context
+    from auditor.finding import Finding
     from repair.apply import Proof
     from repair.build import Built
+    from repair.fixes.desk import Options
     from repair.patch import Plan
 
 
@@ -33,8 +42,20 @@ def carry_out(root: Path, plan: Plan, proof: Proof) -> tuple[str, str]:
     """Carry a plan out in place, once all is settled; the entry's number and what was proven."""
     from repair.apply import apply
 
-    outcome = apply(root, plan, proof)
+    with undoable(root):
+        outcome = apply(root, plan, proof)
     return str(outcome.entry or ""), outcome.proof
+
+
+@contextmanager
+def undoable(root: Path) -> Iterator[None]:
+    """An error that leaves an unfinished repair names the command that settles it."""
+    from repair.refusals import UnfinishedError
+
+    try:
+        yield
+    except UnfinishedError as error:
+        raise RepairError(f"{error}; next: audit undo {typed(str(root))}") from error
 
 
 def copy(root: Path, built: Built, plan: Plan, out: Path) -> str:
@@ -45,41 +66,45 @@ def copy(root: Path, built: Built, plan: Plan, out: Path) -> str:
     done = repaired_copy(root, plan, out, rewrites(built))
     kinds = {"patched": done.patched, "rewritten": done.rewritten, "cloned": done.cloned, "copied": done.copied}
     return (
-        ", ".join(f"{len(names)} files {kind}" for kind, names in kinds.items() if names)
+        ", ".join(f"{plural(len(names), 'file')} {kind}" for kind, names in kinds.items() if names)
         + "; the original is untouched"
     )
 
 
-def refuse_beside_apply(*others: object) -> None:
-    """UsageError when an option that makes a plan stands beside --apply, which takes one as it is."""
+def expect_alone(file: Path, *others: object) -> None:
+    """UsageError when there is no plan to take, or when an option that makes one stands beside --apply."""
     if any(other is not None for other in others):
         raise UsageError("--apply takes a plan as it is: --out, --plan and --source have no place beside it")
-
-
-def apply_file(checkpoint: str, file: Path, proof: str, *, write: bool, color: bool | None) -> int:
-    """Compare a plan with the files, show it, and with ``write`` carry it out; nothing in it is believed."""
-    from repair import planfile
-    from repair.apply import Proof, hot
-    from repair.recheck import recheck
-    from reports import repairtext
-    from reports.cli.printing import print_text
-    from reports.layout import Span
-
-    root = folder_of(checkpoint)
-    if not root.is_dir():
-        raise UsageError(f"{checkpoint}: no such file or folder")
     if not file.is_file():
         raise UsageError(f"{file}: no such plan")
+
+
+def taken(file: Path, ctx: Context, findings: Sequence[Finding], options: Options) -> tuple[Built, Plan]:
+    """A plan from elsewhere as if it had been made here, so that it is shown and carried out the same way.
+
+    It is held against the files, nothing in it is believed; when all its new bytes are there already it is empty.
+    """
+    from repair import planfile
+    from repair.build import Built, Repair
+    from repair.fixes.desk import Desk
+    from repair.fixes.proposal import Left
+    from repair.patch import Plan
+    from repair.recheck import recheck
+
     plan = planfile.load(file)
-    if write:
-        settle(root)
-    if hot(root) is None:  # else the files are half way: what is there now says nothing of the plan
-        recheck(root, plan)
-    print_text(repairtext.listed(plan, repairtext.SHOWN), color)
-    if not write:
-        print_text(repairtext.unwritten(None), color)
-        return Exit.FINDINGS if plan.touched else Exit.CLEAN
-    entry, proven = carry_out(root, plan, Proof(proof))  # settled above
-    text = f"repaired: entry {entry}; {proven}" if entry else "nothing to repair: all new bytes are there already"
-    print_text([(Span(text),)], color)
-    return Exit.CLEAN
+    if plan.touched and not recheck(ctx.checkpoint.root, plan):
+        say(f"{file}: all its new bytes are there already")
+        plan = Plan(skipped=plan.skipped)
+    places: dict[tuple[str, str, Safety, str], list[int]] = {}
+    for patch in plan.patches:
+        places.setdefault((patch.rule, patch.tensor, patch.safety, patch.reason), []).append(patch.length)
+    for text in plan.texts:
+        places.setdefault((text.rule, text.file, text.safety, text.reason), []).append(len(text.new or b""))
+    risk = max((safety for *_, safety, _ in places if safety is not Safety.RESTORED), default=Safety.EXACT)
+    built = Built(Desk(ctx, options._replace(risk=risk), tuple(findings)))
+    built.repairs += [
+        Repair(rule, tensor, safety, reason, len(sizes), size(sum(sizes)), (), ())
+        for (rule, tensor, safety, reason), sizes in places.items()
+    ]
+    built.left += [Left(skipped.code, skipped.tensor, skipped.reason, 1) for skipped in plan.skipped]
+    return built, plan

@@ -13,10 +13,10 @@ import typer
 
 from quant.errors import UsageError
 from reports.cli import choices
+from reports.cli.growing import resumable
 from reports.cli.guard import ending, silence
 from reports.cli.options import ColorOption, ConfigOption, JobsOption, NoProgressOption
 from reports.report import Exit
-from reports.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -100,7 +100,7 @@ class Job:
         assert self.target is not None
         progress = watch(self.progress)
         try:
-            with Sources(wanted.checkpoint) as sources:
+            with Sources(wanted.checkpoint) as sources, resumable(self.target):
                 made = job(wanted, sources, others)
                 return make(made, self.target, self.resume, self.jobs or choices.writers(), progress)
         finally:
@@ -144,13 +144,13 @@ def requantize(
     jobs: JobsOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Quantise the weights of an unquantised checkpoint to NVFP4, as a recipe says, into a new folder.
+    """Quantise a checkpoint to NVFP4 by a recipe, in a new folder.
 
     Exit code 0: done; 2: wrong usage; 3: refused or failed.
     """
 
     def run() -> int:
-        file = load(config)
+        file = choices.file(config, *([source] if source else []))
         colored = choices.colored(color or file.color)
         from repair.make import recipefile
 
@@ -177,7 +177,7 @@ def requantize(
             progress=not (no_progress or file.no_progress),
         ).run()
 
-    raise ending(run)
+    raise ending(run, source)
 
 
 def _overridden(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Severity
 from quant.errors import CheckpointError, UsageError
+from reports.belonging import expect_free
 from reports.cli import choices
 from reports.cli.guard import ending, say, silence
 from reports.cli.options import (
@@ -30,8 +32,9 @@ from reports.cli.options import (
     StrictOption,
     WriteBaselineOption,
 )
+from reports.quantity import plural
 from reports.report import Choice, Exit, Report, unreadable, worst
-from reports.settings import Settings, load
+from reports.settings import Settings
 
 if TYPE_CHECKING:
     from auditor.rule import Rule
@@ -63,6 +66,8 @@ class Job:
             self.printer.print(reports)
         except BrokenPipeError:
             silence()
+        if self.choice.terms.output:
+            say(f"the report is in {self.choice.terms.output}, as {self.choice.terms.by[0]} says")
         return worst(codes)
 
     def _scan(self, path: str) -> Report:
@@ -74,8 +79,10 @@ class Job:
         try:
             audit = scan_checkpoint(path, depth=depth, rules=self.rules, jobs=self.jobs, progress=self.progress)
         except CheckpointError as error:
-            say(str(error) if path in str(error) else f"{path}: {error}")
-            return unreadable(path, str(error), depth, self.choice.fail_on)
+            from reports.cli.hints import hint
+
+            say((str(error) if path in str(error) else f"{path}: {error}") + hint(path))
+            return unreadable(path, str(error), depth, self.choice.fail_on)._replace(terms=self.choice.terms)
         finally:
             if self.progress:
                 self.progress.clear()
@@ -87,7 +94,7 @@ class Job:
 
         found = [f for r in reports for f in r.audit.findings if not self.choice.ignored(f)]
         output.to_file(baseline.render(found), path)
-        say(f"{len(found)} findings written to {path}")
+        say(f"{plural(len(found), 'finding')} written to {path}")
         codes = (r.exit_code(strict=self.strict) for r in reports)
         return [Exit.CLEAN if code is Exit.FINDINGS else code for code in codes]
 
@@ -117,7 +124,8 @@ def scan(
     """
 
     def run() -> int:
-        file = load(config)
+        listed = _listed(checkpoints)
+        file = choices.file(config, *listed)
         picked = Settings(
             depth=depth or file.depth or "scales",
             min_severity=min_severity or file.min_severity or "info",
@@ -134,7 +142,10 @@ def scan(
             ignore=_codes(ignore) or file.ignore,
             exceptions=file.exceptions,
         )
-        return _job(_listed(checkpoints), picked, write_baseline).run()
+        for target, option in ((picked.output, "-o"), (write_baseline, "--write-baseline")):
+            if target is not None:
+                expect_free(target, option, listed)
+        return _job(listed, picked, file, write_baseline).run()
 
     raise ending(run)
 
@@ -153,10 +164,11 @@ def _listed(checkpoints: Sequence[str]) -> tuple[str, ...]:
 
     def each() -> Iterator[str]:
         for name in checkpoints:
-            if name == "-":
-                yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
-            else:
+            if name != "-":
                 yield name
+            elif sys.stdin is not None:  # None: the caller closed it
+                # Names of files are bytes: one that is not UTF-8 is read as the file system gives it.
+                yield from (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
 
     listed = tuple(each())
     if not listed:
@@ -166,24 +178,28 @@ def _listed(checkpoints: Sequence[str]) -> tuple[str, ...]:
     return listed
 
 
-def _job(checkpoints: tuple[str, ...], picked: Settings, write_baseline: Path | None) -> Job:
-    from reports.cli.printing import Printer
+def _job(checkpoints: tuple[str, ...], picked: Settings, file: Settings, write_baseline: Path | None) -> Job:
+    from reports.cli.printing import Printer, expect_text
     from reports.cli.progress import watch
 
+    form = "plain" if picked.quiet else picked.format or "table"
+    expect_text(form, picked.output)
+    rules = _rules(picked)
     choice = Choice(
         least=Severity[(picked.min_severity or "info").upper()],
         fail_on=choices.threshold(picked.fail_on or "error"),
         ignored=picked.excuses,
         known=_known(picked.baseline),
+        terms=choices.terms(picked, file, rules),
     )
     color = choices.colored(picked.color)
     return Job(
         checkpoints=checkpoints,
         depth=picked.depth or "scales",
-        rules=_rules(picked),
+        rules=rules,
         choice=choice,
         strict=bool(picked.strict),
-        printer=Printer("plain" if picked.quiet else picked.format or "table", picked.output, color),
+        printer=Printer(form, picked.output, color),
         progress=watch(not picked.no_progress),
         jobs=picked.jobs,
         write_baseline=write_baseline,

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quant.errors import UsageError
+from quant.errors import CheckpointError
 from reports.cli import choices
 from reports.cli.guard import ending, say
 from reports.cli.options import ColorOption
 from reports.cli.repairoptions import Format, FormatName
 from reports.jsontext import pretty
+from reports.quantity import size
 from reports.report import Exit
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ def undo(
             return _show(root, entry, as_json, colored)
         return _undo(root, entry, as_json)
 
-    raise ending(run)
+    raise ending(run, checkpoint)
 
 
 def _folder(path: Path) -> Path:
     if path.is_file():
         return path.parent
     if not path.is_dir():
-        raise UsageError(f"{path}: no such file or folder")
+        raise CheckpointError(f"{path}: no such file or folder")
     return path
 
 
@@ -90,6 +91,7 @@ def _show(root: Path, entry: int | None, as_json: bool, color: bool | None) -> i
 def _undo(root: Path, entry: int | None, as_json: bool) -> int:
     from repair.apply import Done, hot, recover
     from repair.apply import undo as take_back
+    from reports.cli.repairplan import undoable
 
     if hot(root) is not None:
         outcome = recover(root)
@@ -97,12 +99,13 @@ def _undo(root: Path, entry: int | None, as_json: bool) -> int:
             say(outcome.message)  # that is what undo was asked for
             return Exit.CLEAN
         say(outcome.message)
-    outcome = take_back(root, entry)
+    with undoable(root):
+        outcome = take_back(root, entry)
     if as_json:
         _emit_json({"checkpoint": str(root), "entry": outcome.entry, "files": list(outcome.files),
                     "bytes": outcome.nbytes, "proof": outcome.proof})  # fmt: skip
     else:
-        typer.echo(f"{outcome.message}.  {outcome.nbytes} bytes put back; {outcome.proof}.")
+        typer.echo(f"{outcome.message}.  {size(outcome.nbytes)} put back; {outcome.proof}.")
     return Exit.CLEAN
 
 

@@ -54,7 +54,7 @@ def test_linked_files_are_refused_in_place(tmp_path):
     repaired_copy(root, case.plan(root), tmp_path / "out", link=True)
     one = data_start(case.files[A])
     plan = plan_for(tmp_path / "out", [Patch(A, one, case.files[A][one : one + 1], b"?", "w", "SCL101")])
-    with pytest.raises(SharedFileError, match="1 other names"):
+    with pytest.raises(SharedFileError, match="1 other name"):
         apply(tmp_path / "out", plan)
 
 

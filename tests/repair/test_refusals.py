@@ -106,7 +106,7 @@ def test_a_folder_that_is_reached_through_a_link_is_no_harm(root, tmp_path):
 @pytest.mark.parametrize("name", [A, CONFIG])
 def test_hard_link(root, tmp_path, name):
     os.link(root / name, tmp_path / "second")
-    refused(root, TWO.plan(root), SharedFileError, rf"{name}: 1 other names \(hard links\)")
+    refused(root, TWO.plan(root), SharedFileError, rf"{name}: its bytes have 1 other name \(hard links\)")
 
 
 @pytest.mark.parametrize("name", [A, CONFIG])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -57,3 +59,10 @@ def test_a_wrong_file_is_named(tmp_path, text, told):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UsageError, match="cannot read baseline"):
         baseline.read(tmp_path / "gone.json")
+
+
+def test_a_file_that_never_ends_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UsageError, match="not a regular file"):
+            baseline.read(path)

@@ -66,9 +66,11 @@ def test_options(source: Path, tmp_path: Path) -> None:
     assert np.frombuffer(tensors(tmp_path / "a")[f"{STEM}.down_proj_input_scale"].data, "<f4") == 1
     assert run(source, tmp_path / "b", "--activations", f"from:{tmp_path / 'a'}", "--jobs", 1)[0] == 0
     assert np.frombuffer(tensors(tmp_path / "b")[f"{STEM}.1.up_proj.input_global_scale"].data, "<f4") == 1
-    for wrong in ("two", "from:", f"from:{tmp_path / 'none'}"):
+    for wrong in ("two", "from:"):
         assert run(source, tmp_path / "c", "--activations", wrong)[0] == 2
-    assert run(tmp_path / "nothing", tmp_path / "c")[0] == 2
+    assert run(source, tmp_path / "c", "--activations", f"from:{tmp_path / 'none'}")[0] == 3
+    assert run(tmp_path / "nothing", tmp_path / "c")[0] == 3
+    assert run(source / "model.safetensors", tmp_path / "c")[0] == 2
     code, _, err = run(source, tmp_path / "c", "--activations", f"from:{source}")
     assert code == 3
     assert "no NVFP4 activation scale for" in err
@@ -79,12 +81,15 @@ def test_what_is_refused_is_said_in_one_line(source: Path, tmp_path: Path) -> No
     made = tensors(source)
     made[f"{STEM}.down_proj_scales"] = made[f"{STEM}.down_proj_scales"].bytes_at(2, b"\xff")
     write(source, made)
+    first = ""
     for more in ([], ["--dry-run"]):
         code, _, err = run(source, tmp_path / "dst", *more)
+        first = first or err
         assert code == 3
         assert err.strip().count("\n") == 0
         assert "down_proj_scales" in err
         assert "[0, 1, 0]" in err
+    assert f"{tmp_path / 'dst.incomplete'} keeps what is done, the same command with --resume goes on" in first
     assert (tmp_path / "dst.incomplete" / "UNFINISHED.json").exists()
     code, _, err = run(source, tmp_path / "dst")
     assert code == 3

@@ -63,7 +63,7 @@ def test_write_then_nothing_to_do_then_undo(damaged: Path) -> None:
     assert done.exit_code == 1, "an error is left: the missing scale"
     assert "Verified: 7 ranges read back" in done.stdout
     assert "5 findings gone" in done.stdout
-    assert "audit undo" in done.stdout
+    assert done.stdout.endswith(f"To take it back: audit undo {damaged} --entry 1\n")
     again = audit("repair", damaged, "--risk", "guess", "--write")
     assert "Nothing to repair at this risk, 1 more with --out DIR --write." in again.stdout
     listed = audit("undo", damaged, "--list")
@@ -107,7 +107,7 @@ def test_what_only_a_copy_mends_is_said_everywhere(damaged: Path, tmp_path: Path
     assert [s["code"] for s in skipped] == ["ACT103"]
     assert "mended only in a copy, with --out DIR --write: " in skipped[0]["reason"]
     shown = audit("repair", damaged, "--apply", file)
-    assert "Not in it: 1 finding" in shown.stdout
+    assert "Left as they are:" in shown.stdout
     assert "mended only in a copy" in shown.stdout
     report = json.loads(audit("repair", damaged, "--format", "json").stdout)
     assert [(s["code"], s["tensor"]) for s in report["copy_only"]] == [("ACT103", MISSING)]
@@ -179,7 +179,7 @@ def test_a_plan_is_saved_and_applied_elsewhere(damaged: Path, tmp_path: Path) ->
     shown = audit("repair", other, "--apply", plan)
     assert shown.exit_code == 1
     assert "Nothing was written" in shown.stdout
-    assert audit("repair", other, "--apply", plan, "--write").exit_code == 0
+    assert audit("repair", other, "--apply", plan, "--write").exit_code == 1, "an error is left: the missing scale"
     assert audit("repair", damaged, "--risk", "guess", "--write").exit_code == 1
     assert hashes(other) == hashes(damaged)
     (other / "model-00001-of-00002.safetensors").write_bytes(b"something else")
@@ -223,7 +223,9 @@ def test_wrong_usage_ends_with_2(damaged: Path, words: tuple[str, ...]) -> None:
 
 def test_what_cannot_be_read_ends_with_3(tmp_path: Path) -> None:
     assert audit("repair", tmp_path / "nowhere").exit_code == 3
-    assert audit("undo", tmp_path / "nowhere").exit_code == 2
+    assert audit("undo", tmp_path / "nowhere").exit_code == 3
+    (tmp_path / "plan.json").write_text("{}")
+    assert audit("repair", tmp_path / "nowhere", "--apply", "plan.json").exit_code == 3
     empty = tmp_path / "empty"
     empty.mkdir()
     assert audit("repair", empty).exit_code == 3

@@ -69,6 +69,20 @@ def test_a_full_disk_is_said(damaged):
     assert done.returncode == 3
 
 
+@pytest.mark.parametrize("words", [["--help"], ["scan", "--help"], ["--version"], ["explain"], ["demo"]], ids=" ".join)
+def test_a_full_disk_is_said_whatever_is_printed(words):
+    code = f"from reports.cli import app; app({words!r}, prog_name='audit')"
+    command = f'{sys.executable} -c "{code}" >/dev/full'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.stderr, done.returncode) == ("audit: cannot write: No space left on device\n", 3)
+
+
+def test_a_closed_stdin_names_no_checkpoint():
+    command = f"{sys.executable} -c \"from reports.cli import app; app(['scan', '-'])\" <&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.stderr, done.returncode) == ("audit: stdin names no checkpoint\n", 2)
+
+
 def test_a_scan_starts_light(damaged):
     done = run("scan", str(damaged), python=["-X", "importtime"], cwd=damaged)
     assert done.returncode == 1

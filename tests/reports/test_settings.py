@@ -59,6 +59,25 @@ def test_settings_are_looked_for_in_the_folder(tmp_path):
     assert settings.load(folder=tmp_path).depth == "scalars"
 
 
+def test_a_file_of_another_tool_may_be_as_long_as_it_likes(tmp_path):
+    written(tmp_path, "[tool.other]\n" + "#" * (1 << 17) + "\n", "pyproject.toml")
+    assert settings.load(folder=tmp_path) == settings.Settings()
+    written(tmp_path, "[tool.audit]\n" + "#" * (1 << 17) + "\n", "pyproject.toml")
+    with pytest.raises(UsageError, match="none is longer than 65536"):
+        settings.load(folder=tmp_path)
+
+
+def test_a_file_of_a_checkpoint_is_not_even_parsed(tmp_path):
+    written(tmp_path, "depth = [")
+    assert "not obeyed" in settings.load(folder=tmp_path, read=[tmp_path]).unheeded
+    (tmp_path / "model.safetensors").touch()
+    found = settings.load(folder=tmp_path)
+    assert found == settings.Settings(unheeded=found.unheeded)
+    assert str(tmp_path) in found.unheeded
+    with pytest.raises(UsageError, match="is not TOML"):
+        settings.load(tmp_path / "audit.toml", read=[tmp_path])
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -70,11 +71,15 @@ def test_what_is_wrong_is_said_with_its_line(text: str, message: str):
     assert str(error.value).startswith(message)
 
 
-def test_bytes_that_are_no_text_or_too_many():
+def test_bytes_that_are_no_text_or_too_many(tmp_path: Path):
     with pytest.raises(UsageError, match="no UTF-8 at byte 8"):
         parse(b"method: \xff", "f.yaml")
+    (tmp_path / "f.yaml").write_bytes(b"#" * 70_000)
     with pytest.raises(UsageError, match="longer than"):
-        parse(b"#" * 70_000, "f.yaml")
+        load(str(tmp_path / "f.yaml"))
+    os.mkfifo(tmp_path / "p.yaml")
+    with pytest.raises(UsageError, match="a named pipe"):
+        load(str(tmp_path / "p.yaml"))
 
 
 @given(st.binary(max_size=80) | st.text(alphabet="methodmsexcluse:[]{}&*!-\n \"'", max_size=60).map(str.encode))
@@ -86,5 +91,5 @@ def test_any_bytes_are_a_recipe_or_one_error(raw: bytes):
 def test_names_that_are_not_there(tmp_path: Path):
     with pytest.raises(UsageError, match="did you mean 'nvfp4_w4a16'"):
         load("nvfp4_w4a6")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot read recipe"):
         load(str(tmp_path / "none.yaml"))
