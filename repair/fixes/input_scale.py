@@ -78,10 +78,11 @@ def choose(layer: QuantizedLayer, dtype: str, bad: Sequence[float], desk: Desk) 
     inverse, ref = divides(layer), layer.input_scale
     live = [v for v in desk.values(ref) if plausible(layer, v)] if ref is not None else []
     found = company(layer, desk.ctx, desk.values_of)
-    if policy is Policy.MIN_POSITIVE and not is_zero(np.array(bad), inverse).all():
+    zeros = bool(is_zero(np.array(bad), inverse).all())
+    if policy is Policy.MIN_POSITIVE and not zeros:
         return "min-positive mends exact zeros only"
     if policy is Policy.PEER_MAX and found is None:
-        return "no plausible peer to take it from: choose --policy min-positive or floor=VALUE"
+        return f"no plausible peer to take it from: choose --policy {'min-positive or ' * zeros}floor=VALUE"
     peers = (np.array(found.values),) if found else ()
     safety, reason = Safety.GUESS, f"min-positive: {'the smallest of the tensor' if live else '1e-8'}"
     if policy is Policy.PEER_MAX and found is not None:

@@ -52,7 +52,7 @@ def upcast(finding: Finding, desk: Desk) -> Result:
     values = np.asarray(decode_floats(now.raw, ref.dtype), np.float64)
     narrow, lost = in_f32(values)
     if lost:
-        yield Left(finding.code, finding.tensor, f"{lost} values would become 0 or infinite in F32")
+        yield Left(finding.code, finding.tensor, f"{lost} of {values.size} values would become 0 or infinite in F32")
         return
     exact = np.array_equal(narrow.astype(np.float64), values, equal_nan=True)
     reason = "F32 holds every value of it" if exact else "rounded to the nearest F32"
