@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from auditor.audit import Depth
 from auditor.blocks import BlockReport, Kind, Under, classify
@@ -19,6 +20,9 @@ from auditor.source import LocalFile
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
 from quant.codes import E4M3, E8M0
 from quant.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from auditor.peers import Projection
 
 Stamp = tuple[int, int, int, int]  # device, inode, size, time of last change in nanoseconds
 
@@ -38,6 +42,7 @@ class Context:
     _values: dict[str, list[float] | None] = field(default_factory=dict)
     stamps: dict[str, Stamp] = field(default_factory=dict)  # of the shards, before anything was read
     sound_amaxes: dict[str, list[float]] = field(default_factory=dict)  # kept by `peers`: a set is asked for often
+    projections: dict[str, Projection] = field(default_factory=dict)  # kept by `peers`, too
 
     @property
     def layers(self) -> Sequence[QuantizedLayer]:

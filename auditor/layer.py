@@ -101,7 +101,7 @@ def _geometry(fmt: Format, dtype: str, shape: Shape, scales: Shape) -> Geometry 
     if fmt.axis == -2:
         if shape[:-2] != scales[:-2] or shape[-1] != scales[-1] or shape[-2] != scales[-2] * unit:
             return None
-        return Geometry(blocks // shape[-1] if shape[-1] else 0, shape[-1], unit)
+        return Geometry(blocks // shape[-1], shape[-1], unit) if blocks else Geometry(0, 1, unit)
     if shape[:-1] != scales[:-1] or shape[-1] != scales[-1] * unit:
         return None
     return Geometry(blocks, 1, unit)

@@ -6,6 +6,13 @@ import math
 from collections.abc import Sequence
 
 TINY = 2.0**-126  # below it a float32 is subnormal
+# Up to the first, rounding to nearest even gives 0; from the second on it gives infinity.
+_RANGE = {
+    "F16": (2.0**-25, 65520.0),
+    "BF16": (2.0**-134, 2.0**128 - 2.0**119),
+    "F32": (2.0**-150, 2.0**128 - 2.0**103),
+    "F64": (0.0, math.inf),
+}
 
 
 def faulty(value: float) -> bool:
@@ -16,6 +23,12 @@ def faulty(value: float) -> bool:
 def subnormal(value: float) -> bool:
     """Whether a positive scale is below the normal float32 range: 1 / value may overflow."""
     return 0.0 < value < TINY
+
+
+def storable(value: float, dtype: str) -> bool:
+    """Whether a finite value other than 0 stays one in a float dtype."""
+    low, high = _RANGE[dtype]
+    return low < abs(value) < high
 
 
 def describe(values: Sequence[float]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ NVFP4_DIVISOR = np.float32(E2M1.max * E4M3.max)
 FP8_DIVISOR = np.float32(E4M3.max)
 LAST_RESORT = np.float32(1e-8)
 """What modelopt writes when a tensor has no positive scale at all (Model-Optimizer #1265)."""
+Floats = NDArray[np.floating[Any]]
 KV_CONSTANT = np.float32(1)
 """The KV scale of constant-amax mode."""
 
@@ -60,58 +61,80 @@ class Policy(StrEnum):
     """What an activation scale of exactly zero becomes."""
 
     MIN_POSITIVE = "min-positive"
-    """The smallest positive value of the same tensor; 1e-8 when there is none."""
+    """The smallest positive value of the same tensor (as a divisor the largest); 1e-8 when there is none."""
     PEER_MAX = "peer-max"
     """The largest scale of the same projection among the layer's experts, then of the fused set."""
     FLOOR = "floor"
-    """A given value."""
+    """A given value: a scale that multiplies."""
 
 
 class Filled(NamedTuple):
     """A scale tensor without zeros, and where they were."""
 
-    scales: NDArray[np.float32]
+    scales: Floats
     zeros: NDArray[np.bool_]
-    value: np.float32
+    value: float
     """What the zeros became."""
 
 
 class Fill(NamedTuple):
-    """A policy with what it needs: ``peers`` in order of preference (first the experts, then the fused set)."""
+    """A policy with what it needs: ``peers`` in order of preference (first the experts, then the fused set).
+
+    ``divides``: scales, peers and what is written are divisors (compressed-tensors' input_global_scale).  Their zero is
+    infinite and their largest the smallest.  ``floor`` is a scale that multiplies all the same: its reciprocal is
+    written.
+    """
 
     policy: Policy
-    peers: Sequence[NDArray[np.float32]] = ()
+    peers: Sequence[Floats] = ()
     floor: float | None = None
+    divides: bool = False
 
 
-def fill(scales: NDArray[np.float32], how: Fill) -> Filled:
-    """``scales`` (float32, any shape) with every exact zero replaced; positive values are never touched.
+def is_zero(scales: Floats | float, divides: bool) -> NDArray[np.bool_]:
+    """Where scales say that calibration saw nothing: 0, as a divisor infinite."""
+    return np.asarray(np.isposinf(scales) if divides else np.equal(scales, 0))
+
+
+def fill(scales: Floats, how: Fill) -> Filled:
+    """``scales`` (any float dtype and shape) with every exact zero replaced; positive values are never touched.
 
     Raises NumericError on a negative, NaN or infinite scale (an upstream fault that no policy may hide), when
     PEER_MAX finds no positive peer, and when FLOOR has no positive value.
     """
-    require_finite(scales, "activation scale")
-    negative = scales < 0
-    if negative.any():
-        first = int(np.argmax(negative))
+    zeros = is_zero(scales, how.divides)
+    others = np.where(zeros, scales.dtype.type(1), scales)
+    require_finite(others, "activation scale")
+    wrong = others <= 0
+    if wrong.any():
+        first = int(np.argmax(wrong))
         found = float(scales.reshape(-1)[first])
-        raise NumericError(f"activation scale {place(first, scales.shape)} is negative: {found}")
-    zeros = scales == 0
-    value = _replacement(scales, how)
-    return Filled(np.where(zeros, value, scales), zeros, value)
+        raise NumericError(f"activation scale {place(first, scales.shape)} is not positive: {found}")
+    value = replacement(scales[~zeros], how)
+    return Filled(np.where(zeros, scales.dtype.type(value), scales), zeros, value)
 
 
-def _replacement(scales: NDArray[np.float32], how: Fill) -> np.float32:
-    if how.policy is Policy.MIN_POSITIVE:
-        live = scales[scales > 0]
-        return np.float32(live.min()) if live.size else LAST_RESORT
+def replacement(live: Floats, how: Fill) -> float:
+    """What a zero becomes in a tensor whose usable scales are ``live`` (positive, any float dtype).
+
+    Raises NumericError as ``fill`` does where the policy has nothing to give.
+    """
+    least, most = (np.max, np.min) if how.divides else (np.min, np.max)
+    if how.policy is Policy.PEER_MAX:
+        for group in how.peers:
+            usable = group[np.isfinite(group) & (group > 0)]
+            if usable.size:
+                return float(most(usable))
+        raise NumericError("no peer has a positive activation scale")
+    value = LAST_RESORT
     if how.policy is Policy.FLOOR:
         value = np.float32(how.floor or 0)
         if not (np.isfinite(value) and value > 0):
             raise NumericError(f"the floor of an activation scale must be positive, not {how.floor}")
-        return value
-    for group in how.peers:
-        live = group[np.isfinite(group) & (group > 0)]
-        if live.size:
-            return np.float32(live.max())
-    raise NumericError("no peer has a positive activation scale")
+    elif live.size:
+        return float(least(live))
+    with np.errstate(over="ignore"):
+        written = np.float32(1) / value if how.divides else value
+    if not np.isfinite(written):
+        raise NumericError(f"the floor {how.floor} has no reciprocal in float32")
+    return float(written)

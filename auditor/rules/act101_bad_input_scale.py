@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.layer import QuantizedLayer
-from auditor.peers import input_faulty, remedy, siblings
+from auditor.peers import input_faulty, remedy
 from auditor.rule import LayerRule
 from auditor.scalars import describe
+from quant.activation import is_zero
+from quant.scheme import GlobalScale
 
 
 class BadInputScale(LayerRule):
@@ -30,11 +34,12 @@ class BadInputScale(LayerRule):
     asserts that fused members are equal.
 
     ## Fix
-    `--policy peer-max` (default): the largest scale of the same projection among the layer's other experts,
-    then of the fused set: an expert that was never routed will see the same hidden states as its peers, and a
-    scale that is too small clips.  *Bounded* when at least half of the peers are plausible, else a *guess*.
-    `min-positive` (smallest positive value of the tensor, else 1e-8) and `floor VALUE` are the other policies.
-    A negative value is an upstream fault: reported, and never repaired silently.
+    `--policy peer-max` (default): the largest scale of the same projection among the layer's other experts: an
+    expert that was never routed will see the same hidden states as its peers, and a scale that is too small
+    clips.  *Bounded* when at least half of the peers are plausible, else a *guess*.  Without a plausible peer the
+    largest of the fused set, a *guess*.  `min-positive` (exact zeros: the smallest positive value of the tensor,
+    else 1e-8) and `floor=VALUE` (an input_scale; its reciprocal where the layout stores divisors) are the other
+    policies, each a *guess*.  A negative value is an upstream fault: a *guess*, never repaired silently.
 
     ## References
     Model-Optimizer#1265, vllm#42601, compressed-tensors#595 (14 of 92 400 scales)
@@ -53,10 +58,11 @@ class BadInputScale(LayerRule):
         leaf = ref.name.rpartition(".")[2]
         what = describe([values[i] for i in bad])
         message = f"{leaf} is {what}" if len(values) == 1 else f"{len(bad)} of {len(values)} values of {leaf}: {what}"
-        fix = remedy(layer, siblings(layer, ctx), ctx)
+        zero = is_zero(np.array([values[i] for i in bad]), layer.format.global_scale is GlobalScale.DIVIDE).all()
+        fix = remedy(layer, ref.dtype, ctx, "min-positive or floor=VALUE" if zero else "floor=VALUE")
         if any(values[i] < 0 for i in bad):
             message += "; a negative scale is a fault of the exporter"
-            fix = Remedy(Safety.GUESS, f"only on request, since the exporter is at fault: {fix.note}")
+            fix = Remedy(Safety.GUESS, f"the exporter is at fault: {fix.note}") if fix else None
         yield self.finding(
             ref,
             message,

@@ -8,7 +8,7 @@ from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.groups import FusedSet
-from auditor.peers import plausible
+from auditor.peers import plausible, sound
 from auditor.rule import GroupRule
 
 
@@ -26,11 +26,12 @@ class FusedInputMismatch(GroupRule):
     SGLang MoE paths the minimum of the divisors.
 
     ## Fix
-    The set's largest scale (smallest divisor) for all, *bounded*: a larger scale clips nothing.
+    The set's largest scale (smallest divisor) for all, *bounded*: a larger scale clips nothing.  A member whose
+    own scale cannot be trusted (ACT101, ACT105, ACT104) is mended first, and the set with it.  For FP8, whose
+    servers requantise to the maximum, this is information only, and nothing is changed.
 
     ## References
-    The assertion in TensorRT-LLM's NVFP4 linear loader; for FP8, whose servers requantise to the maximum,
-    this is information only.
+    The assertion in TensorRT-LLM's NVFP4 linear loader
     """
 
     code, title, severity = "ACT102", "fused projections disagree on the activation scale", Severity.WARNING
@@ -49,13 +50,15 @@ class FusedInputMismatch(GroupRule):
         usable = [value for m, _, value, _ in known if plausible(m, value)]
         shown = ", ".join(f"{m.leaf} {value:.6g}" for m, _, value, _ in known)
         ratio = f"; ratio up to {max(usable) / min(usable):.4g}" if len(usable) > 1 else ""
-        fix = Remedy(Safety.BOUNDED, "the set's largest activation scale for all")
+        fix = None
+        if all(m.format.is_fp4() and sound(m, ctx) for m, *_ in known):
+            fix = Remedy(Safety.BOUNDED, "the set's largest activation scale for all")
         yield self.finding(
             ref,
             f"fused set {group.label}: {shown}{ratio}",
             places=ctx.places(ref, [0]),
             related=[other.name for _, other, *_ in known[1:]],
-            fix=fix if usable else None,
+            fix=fix,
             severity=self.severity if member.format.is_fp4() else Severity.INFO,
             layer=member.name,
         )

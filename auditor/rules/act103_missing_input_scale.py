@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.declaration import Activation
-from auditor.finding import Finding, Severity
+from auditor.finding import Finding, Remedy, Severity
+from auditor.formats.base import Role
 from auditor.layer import QuantizedLayer
-from auditor.peers import remedy
+from auditor.peers import alike, remedy
 from auditor.rule import CheckpointRule
+from auditor.tensorref import TensorRef
 
 
 class MissingInputScale(CheckpointRule):
@@ -29,8 +31,10 @@ class MissingInputScale(CheckpointRule):
     the checkpoint.
 
     ## Fix
-    The peers' largest scale, which needs a rewritten shard: *bounded* when at least half of the peers are
-    plausible, refused when there is no peer.
+    The largest scale of the fused set, which is what a sound export has, else of the peers: *bounded* when at
+    least half of the set that is used are plausible, else a *guess*.  Without a plausible one `--policy`
+    decides, a *guess*: `min-positive` writes 1e-8, `floor=VALUE` the value (both as divisors where the layout
+    stores those).  The shard is rewritten.  Left alone where a tensor of that name exists, in another dtype.
 
     ## References
     vllm#45212, vllm#45320, vllm#54444
@@ -51,7 +55,7 @@ class MissingInputScale(CheckpointRule):
             for layer in members:
                 if have and layer.input_scale is None and layer.name not in seen:
                     message = f"no activation scale, though {have} of {len(members)} layers of {algorithm} have one"
-                    yield self.finding(layer.codes, message, fix=remedy(layer, (), ctx), layer=layer.name)
+                    yield self.finding(layer.codes, message, fix=_remedy(layer, ctx), layer=layer.name)
 
     def _compare(self, members: Sequence[QuantizedLayer], ctx: Context, seen: set[str]) -> Iterator[Finding]:
         comparable = [m for m in members if m.format.is_fp4() or m.input_scale is not None]
@@ -65,8 +69,29 @@ class MissingInputScale(CheckpointRule):
                 continue
             seen.add(layer.name)
             message = f"no {suffix}, though {len(have)} of {len(comparable)} members of its set have one"
-            fix = remedy(layer, have, ctx)
-            yield self.finding(layer.codes, message, fix=fix, layer=layer.name)
+            yield self.finding(layer.codes, message, fix=_remedy(layer, ctx), layer=layer.name)
+
+
+def example(layer: QuantizedLayer, ctx: Context) -> TensorRef | None:
+    """An activation scale such as the layer lacks: of its fused set, of its peers, or of any layer of its layout."""
+    group = ctx.fused.get(layer.name)
+    company = (*(group.members if group else ()), *ctx.peers.get(layer.name, ()), *ctx.layers)
+    found = (m.input_scale for m in company if m.input_scale is not None and alike(m, layer))
+    return next((ref for ref in found if ref.size == 1), None)
+
+
+def name_of(layer: QuantizedLayer, model: TensorRef, ctx: Context) -> str:
+    """What the layer's own would be called, after that of another layer."""
+    other = ctx.recognised.roles[model.name][0].format
+    stem = layer.codes.name.removesuffix(layer.format.parts[Role.CODES].suffix)
+    return stem + other.parts[Role.INPUT].suffix
+
+
+def _remedy(layer: QuantizedLayer, ctx: Context) -> Remedy | None:
+    model = example(layer, ctx)
+    if model is None or name_of(layer, model, ctx) in ctx.checkpoint.tensors:
+        return None
+    return remedy(layer, model.dtype, ctx, "min-positive or floor=VALUE")
 
 
 def _declared_static(ctx: Context) -> dict[str, list[QuantizedLayer]]:
@@ -76,6 +101,5 @@ def _declared_static(ctx: Context) -> dict[str, list[QuantizedLayer]]:
         algorithm = ctx.declared.algo_for(layer.name)
         if layer.format.unaudited or algorithm is None or algorithm.activation is not Activation.STATIC:
             continue
-        if ctx.declared.exclusion(layer.name) is None:
-            found.setdefault(algorithm.name, []).append(layer)
+        found.setdefault(algorithm.name, []).append(layer)  # one that is excluded by mistake, too (CFG102)
     return found

@@ -6,17 +6,10 @@ from collections.abc import Iterator
 
 from auditor.audit import Depth
 from auditor.context import Context
-from auditor.finding import Finding, Remedy, Safety, Severity
+from auditor.finding import Finding, Severity
 from auditor.layer import QuantizedLayer
-from auditor.peers import UNLIKE, amax_of, float32, siblings, typical
+from auditor.peers import amax_of, placeholder, remedy, siblings, typical, unlike
 from auditor.rule import LayerRule
-from quant.scheme import GlobalScale
-
-_NVFP4 = {
-    float32(0.5 / 2688): "modelopt's fallback (amax 0.5)",
-    float32(1 / 448): "what modelopt 0.47 writes for an amax of zero or NaN (1/448)",
-}
-_ONE = "exactly 1.0"
 
 
 class PlaceholderInputScale(LayerRule):
@@ -35,7 +28,8 @@ class PlaceholderInputScale(LayerRule):
     They cannot tell it from a measured value.
 
     ## Fix
-    The peers' largest scale, on request, *bounded*.
+    By the policies of ACT101 (the peers' largest scale, *bounded* when at least half of them are plausible), on
+    request: `--include ACT104`.
 
     ## References
     modelopt's set_expert_quantizer_amax, llm-compressor#2826
@@ -46,26 +40,16 @@ class PlaceholderInputScale(LayerRule):
     def check(self, layer: QuantizedLayer, ctx: Context) -> Iterator[Finding]:
         """One finding per activation scale; a warning only where peers differ."""
         ref, value = layer.input_scale, ctx.scalar(layer.input_scale)
-        what = _placeholder(layer, value)
+        what = placeholder(layer, value) if value is not None else ""
         if ref is None or value is None or not what:
             return
-        others = [p for p in siblings(layer, ctx) if not _placeholder(p, ctx.scalar(p.input_scale))]
+        stored = [(peer, ctx.scalar(peer.input_scale)) for peer in siblings(layer, ctx)]
+        others = [peer for peer, other in stored if other is None or not placeholder(peer, other)]
         usual = typical(others, ctx)
         message, severity, fix = f"{value:.7g} is a placeholder: {what}", Severity.INFO, None
-        if usual is not None:
-            ratio = amax_of(layer, value) / usual
-            if not 1 / UNLIKE <= ratio <= UNLIKE:
-                severity = Severity.WARNING
-                message += f"; amax {amax_of(layer, value):.4g} against {usual:.4g} of its peers ({ratio:.3g}x)"
-                fix = Remedy(Safety.BOUNDED, "the largest scale of its peers")
+        amax = amax_of(layer, value)
+        if usual is not None and unlike(amax, usual):
+            severity, fix = Severity.WARNING, remedy(layer, ref.dtype, ctx)
+            message += f"; amax {amax:.4g} against {usual:.4g} of its peers ({amax / usual:.3g}x)"
         places = ctx.places(ref, [0])
         yield self.finding(ref, message, places=places, severity=severity, fix=fix, layer=layer.name)
-
-
-def _placeholder(layer: QuantizedLayer, value: float | None) -> str:
-    """Which placeholder a value is, "" when it is none."""
-    if value is None or layer.format.unaudited:
-        return ""
-    if layer.format.global_scale is GlobalScale.MULTIPLY and layer.format.amax_unit == 2688.0:
-        return _NVFP4.get(value, "")
-    return _ONE if value == 1.0 else ""

@@ -21,9 +21,9 @@ class UninitialisedInputScale(CheckpointRule):
     ## What it checks
     Scales that stand for an activation amax outside 1e-6 to 1e6, or more than 1000 times away from the median
     of the same projection's plausible peers (a warning for down projections: their inputs are an expert's own,
-    and a few experts' are larger by orders of magnitude).  Where at least one expert of a projection is so (or
-    zero, negative, NaN: ACT101), its plausible-looking peers are named as suspect, as information: chance writes
-    plausible numbers, too.
+    and a few experts' are larger by orders of magnitude).  Where two or more experts of a projection are so (or
+    zero, negative, NaN: ACT101), and at least one for every four sound ones, the plausible-looking peers are
+    named as suspect, as information: chance writes plausible numbers, too.
 
     ## Why it matters
     compressed-tensors creates the scale with torch.empty.  Experts that were never routed keep what was in
@@ -34,8 +34,8 @@ class UninitialisedInputScale(CheckpointRule):
     They use it: activations clip to nothing, or underflow to zero.
 
     ## Fix
-    The largest scale (smallest divisor) of the plausible peers: *bounded* when at least half of them are
-    plausible, else a *guess*.
+    By the policies of ACT101: the largest scale (smallest divisor) of the plausible peers, *bounded* when at least
+    half of them are plausible, else a *guess*.
 
     ## References
     llm-compressor with moe_calibrate_all_experts=False
@@ -62,14 +62,13 @@ class UninitialisedInputScale(CheckpointRule):
             broken += unusable + len(odd)
             if odd:
                 absurd = not all(plausible(layer, values[i]) for i in odd)
-                fix = remedy(layer, [p for p in peers if p is not layer], ctx)
                 yield self.finding(
                     ref,
                     _message(layer, [values[i] for i in odd], usual),
                     count=len(odd),
                     places=ctx.places(ref, odd),
                     severity=Severity.ERROR if layer.leaf not in _INNER or absurd else Severity.WARNING,
-                    fix=fix,
+                    fix=remedy(layer, ref.dtype, ctx),
                     layer=layer.name,
                 )
             elif not unusable:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
+from auditor.layer import QuantizedLayer
 from auditor.rule import CheckpointRule
 
 _FIRST_GOOD = (0, 14, 0)  # release of 2026-02-25
 _LAST_BAD = (0, 13, 0)  # release of 2025-12-16, the only one with the old bias
 _CHANGED = 20260109  # day of the change; nightly builds carry theirs
+ROOM = 252  # the largest byte to which 2 can be added without reaching 255, which is NaN
 
 
 class OldExponentBias(CheckpointRule):
@@ -32,9 +34,9 @@ class OldExponentBias(CheckpointRule):
     dropped it; other engines never had one.
 
     ## Fix
-    Add 2 to every scale byte and write the new version; refused where a byte has no room, as the bias was not 125 then.
-    The version is the only evidence, and someone may have mended the bytes without it, so this is a *guess* and
-    needs an explicit option.
+    Add 2 to every scale byte and write the new version, on request (`--include CFG106`).  The version is the only
+    evidence, and someone may have mended the bytes without it, so this is a *guess*.  Refused where a byte is above
+    252: it was never counted from 125, or it is NaN.
 
     ## References
     compressed-tensors#538, vllm#31926
@@ -65,9 +67,15 @@ class OldExponentBias(CheckpointRule):
             f"{message} ({len(layers)} layers)",
             count=len(layers),
             related=[layer.scales.name for layer in layers],
-            fix=Remedy(Safety.GUESS, "add 2 to every scale byte, on request"),
+            fix=Remedy(Safety.GUESS, "add 2 to every scale byte, on request") if _room(layers, ctx) else None,
             severity=Severity.ERROR if verdict else Severity.WARNING,
         )
+
+
+def _room(layers: Iterable[QuantizedLayer], ctx: Context) -> bool:
+    """Whether 2 can be added to every scale byte, as far as they were read."""
+    known = (ctx.byte_stats(layer.scales) for layer in layers)
+    return all(stats is None or (stats.high <= ROOM and not stats.nan.count) for stats in known)
 
 
 def is_old(version: str) -> bool | None:

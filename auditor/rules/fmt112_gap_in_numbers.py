@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from auditor.architecture import hidden_layers, is_side
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Severity
@@ -23,9 +22,8 @@ class GapInNumbers(CheckpointRule):
 
     ## What it checks
     The numbers behind `layers.` and `experts.` in the names of all shards: between the smallest and the largest of a
-    kind none is left out, and the only kind of layers that begins with 0 goes up to num_hidden_layers.  Names that
-    cannot be read (FIL103) count.  Silent while a shard is missing or unreadable, and for models whose configuration
-    says what each block is made of (block_configs): there a block may be empty.
+    kind none is left out.  Names that cannot be read (FIL103) count.  Silent while a shard is missing or unreadable,
+    and for models whose configuration says what each block is made of (block_configs): there a block may be empty.
 
     ## Why it matters
     Nothing else tells: index and headers agree with each other, since both were written after the tensors were lost.
@@ -55,23 +53,17 @@ class GapInNumbers(CheckpointRule):
         for name in chain(checkpoint.tensors, unread):
             for found in _NUMBER.finditer("." + name):
                 numbers.setdefault(name[: found.start(1) - 2], set()).add(int(found[1]))
-        layers = [m for m, known in numbers.items() if _is_stack(m) and not is_side(f"{m}.") and 0 in known]
-        ends = {layers[0]: hidden_layers(checkpoint.config) or 0} if len(layers) == 1 else {}
         for module, known in numbers.items():
-            low, end = min(known), max(max(known) + 1, ends.get(module, 0))
-            if end - low > len(known) and checkpoint.tensors:
-                yield self._gap(ctx, module, known, end)
+            if max(known) - min(known) >= len(known) and checkpoint.tensors:
+                yield self._gap(ctx, module, known)
 
-    def _gap(self, ctx: Context, module: str, known: set[int], end: int) -> Finding:
-        gone = [n for n in range(min(known), end) if n not in known]
+    def _gap(self, ctx: Context, module: str, known: set[int]) -> Finding:
+        low, high = min(known), max(known)
+        gone = [n for n in range(low, high) if n not in known]
         last = max(n for n in known if n < gone[0])
         named = ", ".join(map(str, gone[:_SHOWN])) + (", ..." if len(gone) > _SHOWN else "")
-        message = f"of {module}.{min(known)} to {end - 1} nothing is stored for {named}"
+        message = f"of {module}.{low} to {high} nothing is stored for {named}"
         return self.finding(_first(ctx, f"{module}.{last}."), message, count=len(gone), layer=module)
-
-
-def _is_stack(module: str) -> bool:
-    return module.endswith("layers") and ".layers." not in f".{module}"
 
 
 def _first(ctx: Context, prefix: str) -> TensorRef:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
 
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
-from auditor.layer import QuantizedLayer
+from auditor.layer import Geometry, QuantizedLayer
 from auditor.rule import LayerRule
 from auditor.scalars import describe, faulty
+from auditor.tensorref import FLOAT_DTYPES, TensorRef
+from quant.cast import is_nan
+from quant.codes import E4M3
 from quant.scheme import GlobalScale
+
+Read = Callable[[TensorRef, int, int], bytes]
 
 
 class BadGlobalScale(LayerRule):
@@ -52,11 +59,50 @@ class BadGlobalScale(LayerRule):
         message = (
             f"{ref.name.rpartition('.')[2]} is {what}" if len(values) == 1 else f"{len(bad)} of {len(values)}: {what}"
         )
-        zeroed = all(
-            v == 0 or (math.isinf(v) and layer.format.global_scale is GlobalScale.DIVIDE)
-            for v in (values[i] for i in bad)
-        )
-        fix = Remedy(Safety.RESTORED, "requantise the layer from the source")
-        if zeroed:
-            fix = Remedy(Safety.EXACT, "if every block shows the signature of a zero weight: zero codes, finite scales")
+        fix = _remedy(layer, ref, values, bad, ctx)
         yield self.finding(ref, message, count=len(bad), places=ctx.places(ref, bad), fix=fix, layer=layer.name)
+
+
+def is_dead(value: float, divides: bool) -> bool:
+    """Whether a global scale is what an all-zero weight leaves: 0, as a divisor infinite."""
+    return value == 0 or (divides and math.isinf(value))
+
+
+def zero_parts(layer: QuantizedLayer, values: Sequence[float], read: Read) -> list[int]:
+    """The experts (0 where there is one scale) with a dead global scale, all blocks of which say that they were zero.
+
+    Such a block has codes 7 throughout under NaN or 448, or codes 0.
+    """
+    geometry = layer.geometry()
+    if geometry is None or layer.format.scale is not E4M3 or not values or geometry.rows % len(values):
+        return []
+    rows, divides = geometry.rows // len(values), layer.format.global_scale is GlobalScale.DIVIDE
+    dead = [i for i, value in enumerate(values) if is_dead(value, divides)]
+    return [i for i in dead if _was_zero(layer, geometry, i * rows, rows, read)]
+
+
+def _was_zero(layer: QuantizedLayer, geometry: Geometry, first: int, rows: int, read: Read) -> bool:
+    unit, inner = geometry.unit, geometry.inner
+    step = max(1, (1 << 16) // inner)
+    for row in range(first, first + rows, step):
+        count = min(step, first + rows - row)
+        scales = np.frombuffer(read(layer.scales, row * inner, count * inner), np.uint8)
+        codes = np.frombuffer(read(layer.codes, row * inner * unit, count * inner * unit), np.uint8)
+        blocks = codes.reshape(count, unit, inner)
+        seven = (blocks == 0x77).all(axis=1).reshape(-1) & (is_nan(E4M3, scales) | (scales == 0x7E))
+        zero = ((blocks & 0x77) == 0).all(axis=1).reshape(-1)
+        if not (seven | zero).all():
+            return False
+    return True
+
+
+def _remedy(layer: QuantizedLayer, ref: TensorRef, values: list[float], bad: list[int], ctx: Context) -> Remedy:
+    """Exact where the codes say so; what they say is looked at from depth `scales` on."""
+    divides = layer.format.global_scale is GlobalScale.DIVIDE
+    if ref.dtype in FLOAT_DTYPES and all(is_dead(values[i], divides) for i in bad):
+        note = "zero codes, finite scales: every block shows the signature of a zero weight"
+        if ctx.byte_stats(layer.scales) is None:
+            return Remedy(Safety.EXACT, note.replace(": ", ", if "))
+        if zero_parts(layer, values, ctx.read) == bad:
+            return Remedy(Safety.EXACT, note)
+    return Remedy(Safety.RESTORED, "requantise the layer from the source")

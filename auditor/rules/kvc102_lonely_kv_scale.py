@@ -8,7 +8,7 @@ from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.rule import CheckpointRule
-from auditor.tensorref import TensorRef
+from auditor.tensorref import FLOAT_DTYPES, TensorRef
 
 _PAIRS = (
     ("k_scale", "v_scale"),
@@ -16,6 +16,7 @@ _PAIRS = (
     ("k_bias", "v_bias"),
     ("k_proj.output_scale", "v_proj.output_scale"),
 )
+_SCALES = 2  # of the pairs; the others hold numbers that no constant stands for
 
 
 class LonelyKvScale(CheckpointRule):
@@ -32,7 +33,8 @@ class LonelyKvScale(CheckpointRule):
     vLLM duplicates a single kv_scale but refuses, or silently falls back to 1.0, when one of a pair is missing.
 
     ## Fix
-    1.0 for the missing one or drop the other, on an explicit option, a *guess*.
+    1.0 for the missing one, on request (`--include KVC102`), a *guess*, which needs a rewritten shard.  No constant
+    stands for a missing bias or output_scale, and none is written where a tensor of that name exists.
 
     ## References
     sglang#40243
@@ -53,5 +55,20 @@ class LonelyKvScale(CheckpointRule):
         for (_, number), sides in found.items():
             if len(sides) == 1:
                 ((side, ref),) = sides.items()
-                fix = Remedy(Safety.GUESS, "write 1.0 for the missing one, or drop this one, on request")
+                name, fix = partner(ref.name), None
+                if name and name not in ctx.checkpoint.tensors and ref.dtype in FLOAT_DTYPES:
+                    fix = Remedy(Safety.GUESS, f"add {name} = 1, on request; the shard is rewritten")
                 yield self.finding(ref, f"its partner {_PAIRS[number][1 - side]} is missing", fix=fix)
+
+
+def partner(name: str) -> str | None:
+    """The name of the scale that goes with this one of a KV cache; None where 1.0 could not stand for it."""
+    for pair in _PAIRS[:_SCALES]:
+        for side, leaf in enumerate(pair):
+            if name.endswith("." + leaf):
+                module = name[: -len(leaf) - 1]
+                old, new = (".k_proj", ".v_proj")[:: -1 if side else 1]
+                if module.endswith(old):
+                    module = module.removesuffix(old) + new
+                return f"{module}.{pair[1 - side]}"
+    return None

@@ -12,6 +12,7 @@ from auditor.context import Context
 from auditor.finding import Finding, Safety
 from auditor.layer import QuantizedLayer
 from auditor.probes import decode_floats
+from auditor.scalars import storable
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
 from quant.activation import Policy
 from quant.codes import E4M3, E8M0
@@ -39,8 +40,6 @@ class Desk:
     options: Options
     findings: tuple[Finding, ...] = ()
     done: set[tuple[str, str]] = field(default_factory=set)  # (fix, layer) that need no second look
-    done_amaxes: dict[str, list[float]] = field(default_factory=dict)  # trusted activation amaxes of a projection
-    done_best: dict[tuple[str, str], tuple[bytes, float] | None] = field(default_factory=dict)  # largest trusted ones
     tally: Tally = field(default_factory=Tally)  # sums codes to predict errors
     texts: dict[str, TextEdit] = field(default_factory=dict)  # small files as they will be
 
@@ -104,6 +103,18 @@ class Desk:
         table = E4M3 if ref.dtype == "F8_E4M3" else E8M0
         return [float(table.values[code]) for code in raw]
 
+    def values_of(self, ref: TensorRef | None) -> list[float] | None:
+        """The same of a part that a layer may lack."""
+        return self.values(ref) if ref is not None else None
+
+
+def scale_bytes(value: float, dtype: str) -> bytes | str:
+    """A scale in a float dtype, rounded to nearest even; or why it cannot be stored."""
+    if dtype not in FLOAT_DTYPES:
+        return f"stored as {dtype}, which is not a float"
+    raw = float_bytes(value, dtype) if storable(value, dtype) else None
+    return raw or f"{value:g} cannot be stored as {dtype}: it would become 0 or infinite"
+
 
 def float_bytes(value: float, dtype: str) -> bytes | None:
     """A value in a float dtype, rounded to nearest even; None for a dtype that is not float."""
@@ -112,7 +123,8 @@ def float_bytes(value: float, dtype: str) -> bytes | None:
     if dtype == "F64":
         return np.float64(value).tobytes()
     if dtype == "F16":
-        return np.float16(value).tobytes()
+        with np.errstate(over="ignore"):
+            return np.float16(value).tobytes()
     if dtype == "BF16":
         return narrow_bf16(np.asarray(np.float32(value))).astype("<u2").tobytes()
     return None

@@ -9,9 +9,11 @@ import numpy as np
 from auditor.finding import Finding, Safety
 from auditor.formats.base import Role
 from auditor.groups import FusedSet
+from auditor.peers import sound
 from auditor.probes import decode_floats
-from quant.activation import LAST_RESORT, Policy
-from repair.fixes.desk import Desk, float_bytes
+from quant.activation import Fill, Policy, fill
+from quant.errors import NumericError
+from repair.fixes.desk import Desk, scale_bytes
 from repair.fixes.input_scale import equalised
 from repair.fixes.proposal import Edit, Left, Proposal
 
@@ -23,7 +25,13 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     known = desk.ctx.fused.get(layer.name) if layer else None
     groups = (*([known] if known else []), *desk.ctx.groups)
     group = next((g for g in groups if layer in g.members and names <= _scales(g)), None)
-    if group is None or finding.fix is None:
+    if group is None:
+        return
+    members = [m for m in group.members if m.input_scale is not None and m.input_scale.size == 1]
+    lost = [m.leaf for m in members if not (m.format.is_fp4() and sound(m, desk.ctx, desk.values_of(m.input_scale)))]
+    if lost and len({desk.raw(m.input_scale) for m in members if m.input_scale}) > 1:
+        reason = f"{', '.join(lost)}: an activation scale that cannot be trusted, and is not mended with these options"
+        yield Left(finding.code, finding.tensor, reason)
         return
     edits = list(equalised(group, desk))
     if not edits:
@@ -50,30 +58,29 @@ def _scales(group: FusedSet) -> set[str]:
 
 
 def pre_quant(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
-    """ACT106: zeros become the tensor's smallest positive value, or 1e-8, or the floor."""
+    """ACT106: zeros become the tensor's smallest positive value, or 1e-8, or the floor; a channel has no peers."""
     layer = desk.layer(finding)
     ref = layer.get(Role.PRE_QUANT) if layer else None
     if layer is None or ref is None:
         return
-    values = np.array(desk.values(ref))
-    zeros = np.flatnonzero(values == 0)
-    other = int(np.count_nonzero(~np.isfinite(values) | (values < 0)))
-    if other:  # a negative value makes the tensor an error: nothing in it is changed
-        reason = "NaN, infinite or negative channels need another calibration; nothing in the tensor is changed"
+    floor = desk.options.floor if desk.options.policy is Policy.FLOOR else None
+    try:
+        made = fill(np.array(desk.values(ref)), Fill(Policy.MIN_POSITIVE if floor is None else Policy.FLOOR, (), floor))
+    except NumericError as error:
+        reason = f"another calibration is needed, nothing in the tensor is changed: {error}"
         yield Left(finding.code, finding.tensor, reason, finding.count)
         return
+    zeros = np.flatnonzero(made.zeros)
     if not zeros.size:
         return
-    live = values[values > 0]
-    new = float(live.min()) if live.size else float(LAST_RESORT)
-    reason = "min-positive: the smallest positive channel" if live.size else "min-positive: 1e-8"
-    if desk.options.policy is Policy.FLOOR and desk.options.floor:
-        new, reason = desk.options.floor, f"floor {desk.options.floor:g}"
-    raw = float_bytes(new, ref.dtype)
-    if raw is None or not any(raw):
-        yield Left(finding.code, finding.tensor, f"{new:g} cannot be stored as {ref.dtype}", int(zeros.size))
+    raw = scale_bytes(made.value, ref.dtype)
+    if isinstance(raw, str):
+        yield Left(finding.code, finding.tensor, raw, int(zeros.size))
         return
+    smallest = "the smallest positive channel" if not made.zeros.all() else "1e-8"
+    reason = f"min-positive: {smallest}" if floor is None else f"floor {floor:g}"
     edits = [Edit(ref, int(i) * ref.itemsize, raw) for i in zeros]
+    change = f"0 -> {made.value:.6g}"
     yield Proposal(
-        finding.code, finding.tensor, Safety.GUESS, reason, int(zeros.size), f"0 -> {new:.6g}", edits, (layer.name,)
+        finding.code, finding.tensor, Safety.GUESS, reason, int(zeros.size), change, edits, (layer.name,)
     )  # fmt: skip

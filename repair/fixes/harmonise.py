@@ -111,15 +111,16 @@ def ratio_of(old: float, new: float, divides: bool) -> Fraction:
 def rescaled(ratio: Fraction) -> Bytes:
     """The byte nearest to ``ratio`` (at most 1) times the value of each E4M3 byte, ties to even; NaN stays.
 
-    uint8 [256].  Where rounding to float64 might decide, the exact product is brought to float32 by rounding to odd,
-    which no later rounding to four bits can tell from the product itself.
+    uint8 [256].  What becomes zero becomes +0, whatever its sign.  Where rounding to float64 might decide, the exact
+    product is brought to float32 by rounding to odd, which no later rounding to four bits can tell from the product
+    itself.
     """
     table = np.arange(256, dtype=np.uint8)
     magnitudes = nearest(E4M3, _FINITE * float(ratio), 2.0**-50)
     if magnitudes is None:
         magnitudes = encode(E4M3, _to_odd(_products(ratio))).codes
     table[:0x7F] = magnitudes
-    table[0x80:0xFF] = magnitudes | 0x80
+    table[0x80:0xFF] = np.where(magnitudes == 0, 0, magnitudes | 0x80)
     return table
 
 
@@ -166,7 +167,7 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
             yield Left(finding.code, finding.tensor, reason)
             return
         geometry = member.geometry()
-        if geometry is None or geometry.rows % len(values):
+        if geometry is None or not values or geometry.rows % len(values):
             yield Left(finding.code, finding.tensor, f"{member.leaf}: the shapes of codes and scales do not agree")
             return
     changing = list(_changing(desk, members, columns))

@@ -55,6 +55,8 @@ def unswizzled(fetch: Fetch, experts: int, rows: int, columns: int) -> Computed:
     band = wide * 512
 
     def make(start: int, length: int) -> bytes:
+        if not length:
+            return b""
         at, last = start // columns, ceil_div(start + length, columns)
         skip, parts = start - at * columns, []
         while at < last:

@@ -13,7 +13,6 @@ from repair.fixes.desk import Desk
 from repair.fixes.proposal import Edit, Left, Proposal
 
 LARGEST = 0x7E  # 448, what a saturating export writes
-ONE = 0x38  # 1.0, what an export writes for a zero block
 
 _LOST = "codes all 0x77 were made by dividing by the NaN, most likely a zero block: zeroed"
 _ZERO = "the block is zero under any finite scale"
@@ -67,7 +66,7 @@ def _edits(desk: Desk, layer: QuantizedLayer, geometry: Geometry, write: _Edits)
 def _write_lost(layer: QuantizedLayer, geometry: Geometry, blocks: Picked) -> Iterator[Edit]:
     flat = blocks.where(blocks.sevens).flat
     yield from zero_codes(layer, geometry, flat)
-    yield from set_scales(layer, flat, ONE)
+    yield from set_scales(layer, flat, zero_tensor.ONE)
 
 
 def _write_zero(layer: QuantizedLayer, geometry: Geometry, blocks: Picked) -> Iterator[Edit]:

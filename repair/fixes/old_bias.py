@@ -9,6 +9,7 @@ import numpy as np
 
 from auditor.finding import Finding, Safety
 from auditor.layer import QuantizedLayer
+from auditor.rules.cfg106_old_exponent_bias import ROOM
 from repair.effect import Effect
 from repair.fixes import jsontext
 from repair.fixes.config import declarations
@@ -17,7 +18,6 @@ from repair.fixes.proposal import Edit, Left, Proposal, TextEdit
 
 FIRST_GOOD = "0.14.0"
 _STEP = 1 << 20
-_ROOM = 252  # the largest byte to which 2 can be added without reaching 255, which is NaN
 
 
 def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
@@ -26,7 +26,7 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     for layer in layers:
         for at, length in pieces(layer.scales.nbytes, _STEP):
             top = int(np.frombuffer(desk.read(layer.scales, at, length), np.uint8).max())
-            if top > _ROOM:
+            if top > ROOM:
                 reason = f"{layer.scales.name} has the byte {top}: adding 2 would overflow, so the bias was not 125"
                 yield Left(finding.code, finding.tensor, reason, finding.count)
                 return

@@ -12,28 +12,28 @@ import numpy as np
 
 from auditor.finding import Finding, Safety
 from auditor.formats.base import ceil_div
-from auditor.peers import siblings
 from auditor.probes import decode_floats
+from auditor.rules.act103_missing_input_scale import example, name_of
+from auditor.rules.fmt108_scale_dtype import in_f32
+from auditor.rules.kvc102_lonely_kv_scale import partner
 from auditor.scalars import faulty
 from auditor.shapes import is_swizzled, is_transposed
 from auditor.tensorref import TensorRef
 from repair.content import Computed
 from repair.fixes import layouts
 from repair.fixes.desk import Desk, float_bytes
-from repair.fixes.input_scale import best_of
+from repair.fixes.input_scale import choose, divides
 from repair.fixes.proposal import Edit, Left, NewTensor, Proposal
 
 Result = Iterator[Proposal | Left]
-_PARTNERS = {
-    "k_scale": "v_scale",
-    "v_scale": "k_scale",
-    "k_cache.scale": "v_cache.scale",
-    "v_cache.scale": "k_cache.scale",
-}
 
 
 def _proposal(finding: Finding, desk: Desk, safety: Safety, reason: str, change: str, *tensors: NewTensor) -> Result:
     layer = desk.layer(finding)
+    for made in tensors:
+        if made.beside and (made.name in desk.tensors or desk.ref(made.name) is not None):
+            yield Left(finding.code, finding.tensor, f"there is a {made.name} already, of another dtype or layout")
+            return
     yield Proposal(
         finding.code, finding.tensor, safety, reason, len(tensors), change, tensors, (layer.name,) if layer else ()
     )  # fmt: skip
@@ -49,8 +49,11 @@ def upcast(finding: Finding, desk: Desk) -> Result:
         yield Left(finding.code, finding.tensor, "not stored as a float: no number to write in F32")
         return
     now = desk.current(ref)
-    values = decode_floats(now.raw, ref.dtype)
-    narrow = values.astype(np.float32)
+    values = np.asarray(decode_floats(now.raw, ref.dtype), np.float64)
+    narrow, lost = in_f32(values)
+    if lost:
+        yield Left(finding.code, finding.tensor, f"{lost} of {values.size} values would become 0 or infinite in F32")
+        return
     exact = np.array_equal(narrow.astype(np.float64), values, equal_nan=True)
     reason = "F32 holds every value of it" if exact else "rounded to the nearest F32"
     raw, safety = narrow.tobytes(), Safety.EXACT if exact else Safety.BOUNDED
@@ -114,40 +117,34 @@ def transposed(finding: Finding, desk: Desk) -> Result:
 
 
 def missing_input(finding: Finding, desk: Desk) -> Result:
-    """ACT103: the peers' largest activation scale (smallest divisor), or the fused set's."""
+    """ACT103: the fused set's activation scale, else by policy the peers' largest (smallest divisor)."""
     layer = desk.layer(finding)
-    if layer is None:
-        yield Left(finding.code, finding.tensor, "no layer of this name")
+    model = example(layer, desk.ctx) if layer else None  # its shape and dtype, and what it is called
+    if layer is None or model is None:
+        yield Left(finding.code, finding.tensor, "no layer of its layout has one to go by")
         return
+    choice = choose(layer, model.dtype, (math.inf if divides(layer) else 0.0,), desk)
+    if isinstance(choice, str):
+        yield Left(finding.code, finding.tensor, choice)
+        return
+    raw, value, safety, reason = choice
     group = desk.ctx.fused.get(layer.name)
-    fused = [m for m in group.members if m is not layer and m.input_scale] if group else []
-    peers = [p for p in siblings(layer, desk.ctx) if p.input_scale]
-    best = best_of(fused, desk) or best_of(peers, desk)
-    if best is None:
-        yield Left(finding.code, finding.tensor, "no plausible peer to take it from")
-        return
-    ref, known = best
-    # What the set has is what a sound export would give; experts' peers only bound it.
-    safety = Safety.BOUNDED if 2 * known >= len(fused or peers) else Safety.GUESS
-    name = f"{layer.module}.{ref.name.rpartition('.')[2]}"
-    made = desk.current(ref)._replace(name=name, like=layer.codes, beside=True)
-    value = decode_floats(made.raw, made.dtype)[0]
-    reason = f"peer-max: the largest of {known} plausible ones"
+    for sibling in group.members if group else ():  # one that lacked it, too, has its own by now
+        made = desk.tensors.get(name_of(sibling, model, desk.ctx))
+        if made is not None and sibling is not layer:
+            raw, value, reason = made.raw, decode_floats(made.raw, made.dtype)[0], f"{reason}; as {sibling.leaf} has it"
+    made = NewTensor(name_of(layer, model, desk.ctx), model.dtype, model.shape, raw, layer.codes, beside=True)
     yield from _proposal(finding, desk, safety, reason, f"added: {value:.6g}", made)
 
 
 def kv_partner(finding: Finding, desk: Desk) -> Result:
     """KVC102: 1.0 for the scale that is missing; only on request, since calibration is lost."""
-    ref = desk.ref(finding.tensor)
-    leaf = next((leaf for leaf in _PARTNERS if finding.tensor.endswith("." + leaf)), "")
+    ref, name = desk.ref(finding.tensor), partner(finding.tensor)
     raw = float_bytes(1.0, ref.dtype) if ref else None
-    if ref is None or raw is None or not leaf:
-        yield Left(finding.code, finding.tensor, "no value stands for a missing bias: calibrate again")
+    if ref is None or raw is None or not name:
+        yield Left(finding.code, finding.tensor, "no constant stands for what is missing: calibrate again")
         return
-    module, old, new = finding.tensor[: -len(leaf) - 1], leaf[0], _PARTNERS[leaf]
-    if module.endswith(f".{old}_proj"):
-        module = module[: -len(old) - 6] + f".{new[0]}_proj"
-    made = NewTensor(f"{module}.{new}", ref.dtype, ref.shape, raw * ref.size, ref, beside=True)
+    made = NewTensor(name, ref.dtype, ref.shape, raw * ref.size, ref, beside=True)
     reason = "calibration is lost: the constant of a cast cache"
     yield from _proposal(finding, desk, Safety.GUESS, reason, f"added: {made.name} = 1", made)
 

@@ -6,15 +6,14 @@ modelopt stores such a weight as weight_scale_2 = 0, codes 7 throughout and bloc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from auditor.finding import Finding, Safety
-from auditor.layer import Geometry, QuantizedLayer
+from auditor.layer import QuantizedLayer
+from auditor.rules.glb101_bad_global_scale import zero_parts
 from auditor.scalars import faulty
-from quant.codes import E4M3
 from quant.scheme import GlobalScale
 from repair.effect import Effect
 from repair.fixes.blocks import is_nan
@@ -46,19 +45,14 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
 def of_layer(finding: Finding, layer: QuantizedLayer, desk: Desk) -> Iterator[Proposal]:
     """The repair of the layer's zero experts, attributed to this finding; nothing where none is zero."""
     ref, geometry = layer.global_scale, layer.geometry()
-    if ref is None or geometry is None or layer.format.scale is not E4M3 or ("zero", layer.name) in desk.done:
+    if ref is None or geometry is None or ("zero", layer.name) in desk.done:
         return
     values = desk.values(ref)
-    if geometry.rows % len(values):
-        return
-    rows = geometry.rows // len(values)
-    divides = layer.format.global_scale is GlobalScale.DIVIDE
-    dead = [i for i, v in enumerate(values) if v == 0 or (divides and math.isinf(v))]
-    zero = [i for i in dead if _is_zero(desk, layer, geometry, i * rows, rows)]
+    zero = zero_parts(layer, values, desk.read)
     if not zero:
         return
     desk.done.add(("zero", layer.name))
-    new = _peer_scale(desk, layer, divides)
+    new = _peer_scale(desk, layer)
     raw = float_bytes(new, ref.dtype)
     if raw is None:
         return
@@ -71,29 +65,13 @@ def of_layer(finding: Finding, layer: QuantizedLayer, desk: Desk) -> Iterator[Pr
         _REASON,
         len(zero),
         change,
-        _edits(desk, layer, geometry, zero, raw),
+        _edits(desk, layer, zero, raw),
         (layer.name,),
         (effect,),
     )
 
 
-def _is_zero(desk: Desk, layer: QuantizedLayer, geometry: Geometry, first: int, rows: int) -> bool:
-    """Whether every block of these rows of scales is 7 throughout under NaN or 448, or has codes 0."""
-    unit, inner = geometry.unit, geometry.inner
-    step = max(1, (1 << 16) // inner)
-    for row in range(first, first + rows, step):
-        count = min(step, first + rows - row)
-        scales = np.frombuffer(desk.read(layer.scales, row * inner, count * inner), np.uint8)
-        codes = np.frombuffer(desk.read(layer.codes, row * inner * unit, count * inner * unit), np.uint8)
-        blocks = codes.reshape(count, unit, inner)
-        seven = (blocks == 0x77).all(axis=1).reshape(-1) & (is_nan(scales) | (scales == 0x7E))
-        zero = ((blocks & 0x77) == 0).all(axis=1).reshape(-1)
-        if not (seven | zero).all():
-            return False
-    return True
-
-
-def _edits(desk: Desk, layer: QuantizedLayer, geometry: Geometry, zero: list[int], raw: bytes) -> Iterator[Edit]:
+def _edits(desk: Desk, layer: QuantizedLayer, zero: list[int], raw: bytes) -> Iterator[Edit]:
     ref = layer.global_scale
     if ref is None:
         return
@@ -110,14 +88,14 @@ def _edits(desk: Desk, layer: QuantizedLayer, geometry: Geometry, zero: list[int
                 yield Edit(layer.scales, expert * scaled + at, np.where(is_nan(old), np.uint8(ONE), old).tobytes())
 
 
-def _peer_scale(desk: Desk, layer: QuantizedLayer, divides: bool) -> float:
+def _peer_scale(desk: Desk, layer: QuantizedLayer) -> float:
     """The fused set's usable global scale (largest, or smallest divisor), the tensor's own, or 1."""
     group = desk.ctx.fused.get(layer.name)
     members = [m for m in group.members if m.format is layer.format] if group else [layer]
     usable = [v for m in members if m.global_scale for v in desk.values(m.global_scale) if not faulty(v)]
     if not usable:
         return 1.0
-    return min(usable) if divides else max(usable)
+    return min(usable) if layer.format.global_scale is GlobalScale.DIVIDE else max(usable)
 
 
 def saturated(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:

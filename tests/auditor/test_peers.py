@@ -54,10 +54,12 @@ def test_remedy_needs_half_of_the_peers(usable: int, safety: Safety, tmp_path: P
         layer = next(x for x in ctx.layers if x.name == f"{AT}.0.down_proj")
     peers = siblings(layer, ctx)
     assert len(peers) == 5
-    found = remedy(layer, peers, ctx)
+    found = remedy(layer, "F32", ctx)
+    assert found is not None
     assert found.safety is safety
     if safety is Safety.BOUNDED:
         assert f"amax {float(usable):.4g}" in found.note
+    assert remedy(layer, "U8", ctx) is None
 
 
 def test_a_median_takes_three(tmp_path: Path) -> None:

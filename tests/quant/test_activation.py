@@ -62,6 +62,29 @@ def test_floor():
             fill(f32(0), Fill(Policy.FLOOR, floor=bad))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_divisor_is_filled_so_that_it_means_the_same(dtype):
+    zero, nan = np.array([np.inf, 4, 0.5], dtype), np.array([np.inf, 0], dtype)
+    assert fill(zero, Fill(Policy.MIN_POSITIVE, divides=True)).scales.tolist() == [4, 4, 0.5]
+    assert fill(zero, Fill(Policy.PEER_MAX, (f32(0, 7, 3, np.inf),), divides=True)).scales.tolist() == [3, 4, 0.5]
+    assert fill(zero, Fill(Policy.FLOOR, floor=0.125, divides=True)).scales.tolist() == [8, 4, 0.5]
+    assert fill(zero[:1], Fill(Policy.MIN_POSITIVE, divides=True)).value == np.float32(1) / np.float32(1e-8)
+    assert fill(zero, Fill(Policy.MIN_POSITIVE, divides=True)).scales.dtype == dtype
+    with pytest.raises(NumericError, match=r"\[1\] is not positive: 0"):
+        fill(nan, Fill(Policy.FLOOR, floor=1.0, divides=True))
+    with pytest.raises(NumericError, match="no reciprocal"):
+        fill(zero, Fill(Policy.FLOOR, floor=1e-40, divides=True))
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_both_conventions_agree(policy):
+    """Powers of two, whose reciprocals are exact: what is filled means the same in either."""
+    scales, peers = f32(0, 0.25, 8), f32(2, 0.5)
+    with np.errstate(divide="ignore"):
+        other = fill(1 / scales, Fill(policy, (1 / peers,), 0.125, divides=True)).scales
+    assert (1 / other).tolist() == fill(scales, Fill(policy, (peers,), 0.125)).scales.tolist()
+
+
 @pytest.mark.parametrize("policy", list(Policy))
 def test_a_negative_or_broken_scale_is_an_error_and_changes_nothing(policy):
     for value in (-0.5, np.nan, np.inf, -np.inf):

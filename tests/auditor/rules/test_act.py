@@ -9,13 +9,16 @@ import pytest
 
 from auditor.audit import Depth
 from auditor.finding import Finding, Safety, Severity
-from auditor.peers import float32
 from tests.audits import about, audited, bad, codes
 from tests.damages.harness import set_float, value_of
 from tests.forge import Model, make
 from tests.raw import raw
 
 AT = "model.layers.0.mlp.experts"
+
+
+def float32(value: float) -> float:
+    return float(np.float32(value))
 
 
 def experts(layout: str, amaxes: list[float], leaf: str = "down_proj") -> Model:

@@ -80,8 +80,9 @@ def test_the_old_bias_is_refused_without_room(tmp_path: Path) -> None:
     model.config["quantization_config"]["version"] = "0.13.0"
     model.poke(model.layers[1].scales, 3, b"\xfd")
     root = model.write(tmp_path / "x")
-    _, built, plan = planned(root, Options(Safety.GUESS, include=frozenset({"CFG106"})), Depth.SCALES)
+    audit, built, plan = planned(root, Options(Safety.GUESS, include=frozenset({"CFG106"})), Depth.SCALES)
     assert not plan.touched
+    assert [f.fix for f in audit.findings if f.code == "CFG106"] == [None]
     assert "overflow" in next(item.reason for item in built.left if item.rule == "CFG106")
 
 

@@ -21,6 +21,7 @@ from quant.scheme import GlobalScale
 from repair.fixes import harmonise
 from repair.fixes.desk import Desk, Options
 from repair.fixes.harmonise import rescaled
+from tests.damages.harness import set_float, value_of
 from tests.forge import Model, make
 from tests.raw import raw
 from tests.repair.mending import mend, planned
@@ -42,7 +43,7 @@ def expect_nearest(ratio: Fraction) -> None:
     table = rescaled(ratio)
     for code, value in enumerate(VALUES):
         assert table[code] == nearest(value * ratio), (code, ratio)
-        assert table[code | 0x80] == table[code] | 0x80
+        assert table[code | 0x80] == (table[code] | 0x80 if table[code] else 0)
     assert (table[0x7F], table[0xFF]) == (0x7F, 0xFF)
 
 
@@ -192,3 +193,15 @@ def test_what_an_expert_holds_is_not_known_from_all(tmp_path: Path) -> None:
         assert {stats.low, stats.high} <= set(np.flatnonzero(maybe).tolist())
         assert set(np.flatnonzero(surely).tolist()) == ({stats.low, stats.high} if whole else set())
     ctx.close()
+
+
+def test_a_negative_scale_that_vanishes_leaves_nothing_to_do(tmp_path: Path) -> None:
+    model = make("modelopt-nvfp4").copy()
+    layer = model.layer("model.layers.0.mlp.up_proj")
+    set_float(model, layer.global_scale, 0, value_of(model, layer.global_scale) / 5)
+    model.poke(layer.scales, 0, b"\x81")
+    root = model.write(tmp_path)
+    mended = mend(root)
+    assert {r.rule for r in mended.built.repairs} == {"GLB102"}
+    assert not planned(root)[2].touched
+    assert not mended.after.findings

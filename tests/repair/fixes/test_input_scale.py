@@ -13,6 +13,7 @@ from quant.activation import Policy
 from repair.fixes.desk import Options
 from tests.damages.harness import set_float, value_of
 from tests.forge import Model, make
+from tests.raw import raw
 from tests.repair.mending import mend, planned
 
 MOE = "modelopt-nvfp4-moe"
@@ -127,3 +128,61 @@ def test_without_peers_it_says_what_to_choose(tmp_path: Path) -> None:
     _, built, plan = planned(model.write(tmp_path / "x"), options())
     assert not plan.touched
     assert "--policy min-positive or floor=VALUE" in built.left[0].reason
+
+
+@pytest.mark.parametrize("layout", ["ct-nvfp4", "modelopt-nvfp4"])
+def test_a_floor_means_the_same_in_either_convention(layout: str, tmp_path: Path) -> None:
+    model = make(layout).copy()
+    layer = model.layer("model.layers.0.mlp.down_proj")
+    set_float(model, layer.input_scale, 0, float("inf") if layer.divides else 0.0)
+    mended = mend(model.write(tmp_path / "x"), options(policy=Policy.FLOOR, floor=0.001))
+    floor = np.float32(0.001)
+    assert after(tmp_path / "x", layer.input_scale) == (np.float32(1) / floor if layer.divides else floor)
+    assert not mended.after.findings
+
+
+@pytest.mark.parametrize(("policy", "value"), [(Policy.MIN_POSITIVE, None), (Policy.FLOOR, 1e-8), (Policy.FLOOR, 1e6)])
+def test_what_the_dtype_cannot_hold_is_left(policy: Policy, value: float | None, tmp_path: Path) -> None:
+    model = make("modelopt-nvfp4").copy()
+    name = "model.layers.0.mlp.down_proj.input_scale"
+    model.tensors[name] = raw("F16", np.float16(0))
+    _, built, plan = planned(model.write(tmp_path / "x"), options(policy=policy, floor=value))
+    assert not plan.touched
+    (left,) = [item for item in built.left if item.rule == "ACT101"]
+    assert "cannot be stored as F16" in left.reason
+
+
+def test_a_scale_is_no_peer_of_its_own(tmp_path: Path) -> None:
+    model = make(MOE).copy()
+    names = experts(model, "down_proj")
+    for name in names[1:]:
+        set_float(model, name, 0, 40 / 2688)
+    set_float(model, names[0], 0, 0.5 / 2688)
+    _, built, _ = planned(model.write(tmp_path / "x"), options()._replace(include=frozenset({"ACT104"})))
+    (made,) = [r for r in built.repairs if r.rule == "ACT104"]
+    assert f"of {len(names) - 1} plausible ones among {len(names) - 1} peers" in made.reason
+
+
+def test_another_placeholder_is_not_taken_from(tmp_path: Path) -> None:
+    model = make("ct-nvfp4-moe").copy()
+    names = experts(model, "down_proj")
+    best = min(value_of(model, name) for name in names[2:])
+    for name in names[:2]:
+        set_float(model, name, 0, 1.0)
+    asked = options()._replace(include=frozenset({"ACT104"}))
+    mended = mend(model.write(tmp_path / "x"), asked)
+    assert [after(tmp_path / "x", name) for name in names[:2]] == [best, best]
+    assert "ACT104" not in {f.code for f in mended.after.findings}
+
+
+def test_a_sets_scales_wait_for_the_one_that_is_lost(tmp_path: Path) -> None:
+    """q/k/v with a zero: at low risk the mismatch is left with a reason, at high risk both findings go."""
+    model = make("modelopt-nvfp4").copy()
+    set_float(model, "model.layers.0.self_attn.k_proj.input_scale", 0, 0.0)
+    root = model.write(tmp_path / "x")
+    for risk in (Safety.EXACT, Safety.BOUNDED):
+        audit, built, plan = planned(root, options(risk))
+        assert not plan.touched
+        assert {f.code: f.fix and f.fix.safety for f in audit.findings} == {"ACT101": Safety.GUESS, "ACT102": None}
+        assert {item.rule for item in built.left} == {"ACT101", "ACT102"}
+    assert not mend(root, options()).after.findings
