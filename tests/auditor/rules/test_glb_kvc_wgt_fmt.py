@@ -95,6 +95,24 @@ def test_kvc101_one_scale_per_head(heads: int, severity: Severity, tmp_path: Pat
     assert about(audited(model.write(tmp_path)), "KVC101").severity is severity
 
 
+@pytest.mark.parametrize(
+    ("heads", "severity"),
+    [
+        ([4, 8], Severity.INFO),
+        ([8, 4], Severity.WARNING),
+        ([], Severity.WARNING),
+        ({"4": 4}, Severity.WARNING),
+        ([[4]], Severity.WARNING),
+    ],
+)
+def test_kvc101_heads_by_layer(heads: object, severity: Severity, tmp_path: Path) -> None:
+    """The scales of layer 0 are held against the first entry; what is no number says nothing."""
+    model = make("kv-ct").copy()
+    model.config |= {"num_key_value_heads": heads, "num_attention_heads": None}
+    model.tensors["model.layers.0.self_attn.k_scale"] = raw("BF16", np.full(4, 0.02))
+    assert about(audited(model.write(tmp_path)), "KVC101").severity is severity
+
+
 def test_kvc101_a_bad_head_is_an_error(tmp_path: Path) -> None:
     model = make("kv-ct").copy()
     model.config["num_key_value_heads"] = 4
