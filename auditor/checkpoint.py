@@ -71,7 +71,7 @@ class Checkpoint:
     config_problems: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, TensorRef] = field(default_factory=dict)
     duplicates: list[tuple[TensorRef, TensorRef]] = field(default_factory=list)  # (used, other copy)
-    bytes_read: int = 0
+    bytes_read: int = 0  # of shards: their headers
 
     @property
     def bytes_held(self) -> int:
@@ -151,11 +151,10 @@ def _from_index(path: Path, earlier: Mapping[str, Shard]) -> Checkpoint:
 def _read_index(checkpoint: Checkpoint, path: Path) -> Index:
     index = Index(path.name)
     try:
-        content, size = jsonfile.load(path, jsonfile.MAX_INDEX)
+        content = jsonfile.load(path, jsonfile.MAX_INDEX)
     except CheckpointError as error:
         index.problem = str(error).removeprefix(f"{path.name}: ")
         return index
-    checkpoint.bytes_read += size
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict):
         index.problem = "has no weight_map object"
@@ -214,11 +213,10 @@ def _read_configs(checkpoint: Checkpoint) -> None:
         if not os.path.lexists(path):
             continue
         try:
-            content, size = jsonfile.load(path)
+            content = jsonfile.load(path)
         except CheckpointError as error:
             checkpoint.config_problems[name] = str(error).removeprefix(f"{name}: ")
             continue
-        checkpoint.bytes_read += size
         if name == CONFIG:
             checkpoint.config = content
         else:

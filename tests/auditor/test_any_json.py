@@ -81,11 +81,11 @@ def asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path_]:
     monkeypatch.setattr(Asked, "log", log)
     true = jsonfile.load
 
-    def load(path: Path, *limit: int) -> tuple[Any, int]:
-        content, size = true(path, *limit)
+    def load(path: Path, *limit: int) -> Any:
+        content: Any = true(path, *limit)
         content.at = (path.name,)
         content.items()
-        return content, size
+        return content
 
     with monkeypatch.context() as patch:
         patch.setattr(jsonfile, "_unique", Asked)
