@@ -18,8 +18,7 @@ from tests.layouts import LAYOUTS
 from tests.raw import raw
 
 VALUES: list[Any] = [
-    None, True, -1, 2, 10**30, 0.5, float("nan"), float("inf"), "", "re:(", [], [2, 2], [None], [[2], {}], {},
-    {"x": {"y": []}},
+    None, True, -1, 10**30, float("nan"), float("inf"), "re:(", [], [2, 2], [None], [[2], {}], {"x": {"y": []}},
 ]  # fmt: skip
 LAYOUT_OF_DIALECT = [
     "kv-modelopt", "modelopt-mixed", "ct-nvfp4", "ct-fp8-block", "deepseek-v4", "gpt-oss-mxfp4",
