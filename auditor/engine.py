@@ -192,11 +192,12 @@ def _scale_probe(ref: TensorRef, layer: QuantizedLayer | None, role: Role | None
 def _audit(ctx: Context, findings: list[Finding], errors: list[InternalError], unreadable: dict[str, str]) -> Audit:
     checkpoint, recognised = ctx.checkpoint, ctx.recognised
     skipped = _skipped(ctx, unreadable)
-    held = checkpoint.tensors.keys() | {n for s in checkpoint.shards.values() for n in s.header.unreadable}
-    unchecked = {s.tensor for s in skipped} & held
-    checked = len(ctx.measured.stats.keys() - unchecked)
+    usable, stats = checkpoint.tensors.keys(), ctx.measured.stats
+    broken = {name for shard in checkpoint.shards.values() for name in shard.header.unreadable} - usable
+    unchecked = {s.tensor for s in skipped if s.tensor in usable or s.tensor in broken}
+    held, checked = len(usable) + len(broken), len(stats) - sum(name in stats for name in unchecked)
     unread: Counter[str] = Counter()
-    if left := len(held) - len(unchecked) - checked:
+    if left := held - len(unchecked) - checked:
         full = ctx.depth is Depth.FULL
         unread["holds integers: no value is wrong by itself" if full else f"not read at depth {ctx.depth.label}"] = left
     return Audit(
@@ -206,7 +207,7 @@ def _audit(ctx: Context, findings: list[Finding], errors: list[InternalError], u
         shards=tuple(checkpoint.shards),
         bytes_held=checkpoint.bytes_held,
         bytes_read=checkpoint.bytes_read + ctx.bytes_read,
-        tensor_count=len(held),
+        tensor_count=held,
         checked=checked,
         findings=tuple(findings),
         skipped=tuple(skipped),
