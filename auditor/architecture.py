@@ -59,8 +59,14 @@ def is_side(module: str, layers: int | None = None) -> bool:
     """
     if _SIDE.search(module) or _MTP.search(module):
         return True
-    found = _LAYER.search(module)
-    return bool(found and layers is not None and int(found[1]) >= layers)
+    number = layer_number(module)
+    return layers is not None and number is not None and number >= layers
+
+
+def layer_number(name: str) -> int | None:
+    """The number of the decoder layer that a module or tensor lies in, None outside them."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
 
 
 def module_of(ref: TensorRef) -> str:

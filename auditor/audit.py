@@ -78,7 +78,9 @@ class InternalError(NamedTuple):
 class Audit:
     """Everything a scan found, and what it did not look at.
 
-    ``findings`` are sorted: severest first, then by code, then by tensor.
+    ``findings`` are sorted: severest first, then by code, then by tensor.  ``skipped`` names tensors, and files of
+    which nothing is known.  A tensor is checked (its values were read), unread or skipped: together ``tensor_count``.
+    ``bytes_held`` and ``bytes_read`` are of the shards, and count a byte once.
     """
 
     checkpoint: str
@@ -101,6 +103,11 @@ class Audit:
     def worst(self) -> Severity | None:
         """Severity of the severest finding, None when there is none."""
         return max((f.severity for f in self.findings), default=None)
+
+    @property
+    def tensors_skipped(self) -> int:
+        """How many tensors are skipped; files that are skipped do not count."""
+        return self.tensor_count - self.checked - sum(self.unread.values())
 
     def count(self, severity: Severity) -> int:
         """How many findings have this severity."""

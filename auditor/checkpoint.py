@@ -12,6 +12,7 @@ from pathlib import Path
 
 from auditor import header as headers
 from auditor import jsonfile
+from auditor.draft import shown
 from auditor.header import Flaw, Header, Problem
 from auditor.interrupted import interrupted
 from auditor.jsonfile import Json
@@ -48,6 +49,7 @@ class Index:
     unsafe: dict[str, str] = field(default_factory=dict)  # tensor -> what it is mapped to, for a message
     problem: str = ""
     total_size: int | None = None
+    odd_size: str = ""  # what stands for it when it is no number of bytes, for a message
 
     def shards(self) -> set[str]:
         """Names of all shards that the index names."""
@@ -73,7 +75,7 @@ class Checkpoint:
     tensors: dict[str, TensorRef] = field(default_factory=dict)
     duplicates: list[tuple[TensorRef, TensorRef]] = field(default_factory=list)  # (used, other copy)
     interrupted: str = ""  # journal of a repair that did not end
-    bytes_read: int = 0
+    bytes_read: int = 0  # of shards: their headers
 
     @property
     def bytes_held(self) -> int:
@@ -187,18 +189,18 @@ def _from_index(path: Path, earlier: Mapping[str, Shard]) -> Checkpoint:
 def _read_index(checkpoint: Checkpoint, path: Path) -> Index:
     index = Index(path.name)
     try:
-        content, size = jsonfile.load(path, jsonfile.MAX_INDEX)
+        content = jsonfile.load(path, jsonfile.MAX_INDEX)
     except CheckpointError as error:
         index.problem = str(error).removeprefix(f"{path.name}: ")
         return index
-    checkpoint.bytes_read += size
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict):
         index.problem = "has no weight_map object"
         return index
-    total = jsonfile.table(content.get("metadata")).get("total_size")
-    if isinstance(total, int | float) and not isinstance(total, bool) and abs(total) < 2**63:  # False for NaN
-        index.total_size = int(total)
+    metadata = jsonfile.table(content.get("metadata"))
+    if "total_size" in metadata:
+        index.total_size = _whole(metadata["total_size"])
+        index.odd_size = "" if index.total_size is not None else shown(metadata["total_size"])
     names: dict[str, str] = {}  # the few distinct ones, checked once and kept once
     for tensor, file in weight_map.items():
         if isinstance(file, str) and (file in names or is_file_name(file)):
@@ -206,6 +208,13 @@ def _read_index(checkpoint: Checkpoint, path: Path) -> Index:
         else:
             index.unsafe[tensor] = repr(file[:200]) if isinstance(file, str) else f"a JSON {type(file).__name__}"
     return index
+
+
+def _whole(value: object) -> int | None:
+    """``value`` where it is a whole number that a file's size can be told by, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**63 or value % 1:
+        return None  # NaN is below nothing
+    return int(value)
 
 
 def is_file_name(value: str) -> bool:
@@ -250,11 +259,10 @@ def _read_configs(checkpoint: Checkpoint) -> None:
         if not os.path.lexists(path):
             continue
         try:
-            content, size = jsonfile.load(path)
+            content = jsonfile.load(path)
         except CheckpointError as error:
             checkpoint.config_problems[name] = str(error).removeprefix(f"{name}: ")
             continue
-        checkpoint.bytes_read += size
         if name == CONFIG:
             checkpoint.config = content
         else:

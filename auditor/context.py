@@ -14,7 +14,7 @@ from auditor.declared import Declared
 from auditor.finding import PLACES_KEPT, Place
 from auditor.groups import FusedSet, expert_key, fused_sets
 from auditor.layer import QuantizedLayer, Recognised
-from auditor.measure import Measured
+from auditor.measure import Measured, Spans, covered, extend
 from auditor.probes import ByteStats, CodeStats, FloatStats, Hits, decode_floats
 from auditor.source import LocalFile
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
@@ -36,13 +36,22 @@ class Context:
     declared: Declared
     depth: Depth
     measured: Measured
-    bytes_read: int = 0  # read on demand, beyond what was measured
     _files: dict[str, LocalFile] = field(default_factory=dict)
     _blocks: dict[tuple[str, frozenset[Kind]], BlockReport | None] = field(default_factory=dict)
     _values: dict[str, list[float] | None] = field(default_factory=dict)
     stamps: dict[str, Stamp] = field(default_factory=dict)  # of the shards, before anything was read
     sound_amaxes: dict[str, list[float]] = field(default_factory=dict)  # kept by `peers`: a set is asked for often
     projections: dict[str, Projection] = field(default_factory=dict)  # kept by `peers`, too
+    _asked: dict[str, Spans] = field(default_factory=dict)  # by shard: read on demand, of tensors not measured
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of tensors that were read, each counted once however often a rule asked for it."""
+        beyond = 0
+        for shard, asked in self._asked.items():
+            between = self.measured.between.get(str(self.checkpoint.shards[shard].path), [])
+            beyond += covered([*asked, *between]) - covered(between)
+        return self.measured.bytes_read + beyond
 
     @property
     def layers(self) -> Sequence[QuantizedLayer]:
@@ -138,9 +147,7 @@ class Context:
             geometry = layer.geometry()
             report = None
             if geometry is not None:
-                codes, scales = self._file(layer.codes.shard), self._file(layer.scales.shard)
-                report = classify(codes, scales, layer, geometry, key[1])
-                self.bytes_read += report.bytes_read
+                report = classify(self.read, layer, geometry, key[1])
             self._blocks[key] = report
         return self._blocks[key]
 
@@ -165,7 +172,8 @@ class Context:
         """``length`` bytes of a tensor, beginning ``at`` bytes into it."""
         if at < 0 or at + length > ref.nbytes:
             raise CheckpointError(f"{ref.shard}: {ref.name}: bytes {at}..{at + length} lie outside the tensor")
-        self.bytes_read += length
+        if ref.name not in self.measured.stats:
+            extend(self._asked.setdefault(ref.shard, []), ref.start + at, ref.start + at + length)
         return self._file(ref.shard).read(ref.start + at, length)
 
     def announce(self, ref: TensorRef, ranges: Iterable[tuple[int, int]]) -> None:

@@ -192,20 +192,23 @@ def _scale_probe(ref: TensorRef, layer: QuantizedLayer | None, role: Role | None
 def _audit(ctx: Context, findings: list[Finding], errors: list[InternalError], unreadable: dict[str, str]) -> Audit:
     checkpoint, recognised = ctx.checkpoint, ctx.recognised
     skipped = _skipped(ctx, unreadable)
-    unchecked = {s.tensor for s in skipped} & checkpoint.tensors.keys()
+    usable, stats = checkpoint.tensors.keys(), ctx.measured.stats
+    broken = {name for shard in checkpoint.shards.values() for name in shard.header.unreadable} - usable
+    unchecked = {s.tensor for s in skipped if s.tensor in usable or s.tensor in broken}
+    held, checked = len(usable) + len(broken), len(stats) - sum(name in stats for name in unchecked)
     unread: Counter[str] = Counter()
-    left = len(checkpoint.tensors) - len(unchecked | ctx.measured.stats.keys())
-    if left and ctx.depth < Depth.FULL:
-        unread[f"not read at depth {ctx.depth.label}"] = left
+    if left := held - len(unchecked) - checked:
+        full = ctx.depth is Depth.FULL
+        unread["holds integers: no value is wrong by itself" if full else f"not read at depth {ctx.depth.label}"] = left
     return Audit(
         checkpoint=checkpoint.name,
         depth=ctx.depth,
         formats=tuple(sorted({layer.format.name_for(ctx.declared.method) for layer in recognised.layers})),
         shards=tuple(checkpoint.shards),
         bytes_held=checkpoint.bytes_held,
-        bytes_read=checkpoint.bytes_read + ctx.measured.bytes_read + ctx.bytes_read,
-        tensor_count=len(checkpoint.tensors),
-        checked=len(checkpoint.tensors) - len(unchecked),
+        bytes_read=checkpoint.bytes_read + ctx.bytes_read,
+        tensor_count=held,
+        checked=checked,
         findings=tuple(findings),
         skipped=tuple(skipped),
         errors=tuple(errors),

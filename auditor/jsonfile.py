@@ -22,8 +22,8 @@ class DuplicateKeyError(ValueError):
     """A JSON object names a key twice."""
 
 
-def load(path: Path, limit: int = MAX_CONFIG) -> tuple[Json, int]:
-    """The JSON object in a file, and the file's size in bytes.
+def load(path: Path, limit: int = MAX_CONFIG) -> Json:
+    """The JSON object in a file.
 
     Raises CheckpointError, naming the file, when it cannot be read, is larger than ``limit``, is not UTF-8
     JSON, nests too deeply, repeats a key, escapes half of a surrogate pair or is not an object.
@@ -31,9 +31,8 @@ def load(path: Path, limit: int = MAX_CONFIG) -> tuple[Json, int]:
     with opened(path) as file:
         if file.size > limit:
             raise CheckpointError(f"{path.name}: {file.size} bytes; no honest file of this kind is over {limit}")
-        size = file.size
-        text = _text(file.read(0, size), path.name)
-    return parse(text, path.name), size
+        text = _text(file.read(0, file.size), path.name)
+    return parse(text, path.name)
 
 
 def _text(raw: bytes, name: str) -> str:

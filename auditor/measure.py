@@ -29,6 +29,7 @@ GAP = 512  # unwanted bytes read rather than seeking past them
 _INLINE = 256 << 20  # below this much threads cost more than they save: most calls are short, and take turns
 
 Progress = Callable[[int, int], None]
+Spans = list[tuple[int, int]]  # (first byte, byte after the last) in a file
 _LOCAL = threading.local()  # one read buffer per worker thread
 
 
@@ -61,20 +62,25 @@ class Unit(NamedTuple):
 
 
 class UnitResult(NamedTuple):
-    """Statistics by tensor name and range start, bytes read, and what went wrong by tensor."""
+    """Statistics by tensor name and range start, bytes read, what went wrong by tensor, what was read between them."""
 
     stats: list[tuple[str, int, Stats]]
     bytes_read: int
     failed: dict[str, str]
+    between: Spans
 
 
 @dataclass
 class Measured:
-    """What was read: statistics by tensor, bytes, and the tensors that could not be read."""
+    """What was read: statistics by tensor, bytes, and the tensors that could not be read.
+
+    ``between``: unwanted ranges among those bytes, by path.
+    """
 
     stats: dict[str, Stats] = field(default_factory=dict)
     bytes_read: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    between: dict[str, Spans] = field(default_factory=dict)
 
 
 def units(path: Path, tasks: Iterable[Task]) -> Iterator[Unit]:
@@ -102,7 +108,7 @@ def units(path: Path, tasks: Iterable[Task]) -> Iterator[Unit]:
 
 def run_unit(unit: Unit) -> UnitResult:
     """Read and measure one unit.  Never raises on a bad file: the tensors it could not read are named."""
-    result = UnitResult([], 0, {})
+    result = UnitResult([], 0, {}, [])
     read = 0
     try:
         with opened(Path(unit.path)) as file:
@@ -120,6 +126,7 @@ class _Fill:
     start: int
     nbytes: int
     parts: list[Task]
+    between: Spans = field(default_factory=list)
 
 
 def _fills(tasks: Iterable[Task]) -> Iterator[_Fill]:
@@ -135,6 +142,8 @@ def _fills(tasks: Iterable[Task]) -> Iterator[_Fill]:
                     fill = None
             if fill is None:
                 fill, gap, room = _Fill(rest.start, 0, []), 0, max(CHUNK, rest.grain)
+            if gap:
+                fill.between.append((rest.start - gap, rest.start))
             if rest.nbytes <= room:
                 fill.parts.append(rest)
                 fill.nbytes += gap + rest.nbytes
@@ -157,6 +166,7 @@ def _run_fill(file: LocalFile, fill: _Fill, result: UnitResult) -> int:
             return sum(_run_fill(file, _Fill(part.start, part.nbytes, [part]), result) for part in fill.parts)
         result.failed.setdefault(fill.parts[0].tensor, str(error))
         return 0
+    result.between.extend(fill.between)
     for part in fill.parts:
         offset = part.start - fill.start
         if part.nbytes == 4 and part.at == 0 and part.probe is Probe.FLOATS:
@@ -201,6 +211,8 @@ def run(
         done += sum(task.nbytes for task in unit.tasks)
         measured.bytes_read += result.bytes_read
         measured.failed.update(result.failed)
+        if result.between:
+            measured.between.setdefault(unit.path, []).extend(result.between)
         for tensor, _, stats in result.stats:
             known = measured.stats.get(tensor)
             if known is None:
@@ -212,6 +224,22 @@ def run(
     for tensor in measured.failed:
         measured.stats.pop(tensor, None)
     return measured
+
+
+def extend(spans: Spans, first: int, end: int) -> None:
+    """Add a range to others, as one with the last where they touch: what is read on and on stays one."""
+    if spans and spans[-1][0] <= first <= spans[-1][1]:
+        first, end = spans[-1][0], max(end, spans.pop()[1])
+    spans.append((first, end))
+
+
+def covered(spans: Spans) -> int:
+    """How many bytes ranges cover together."""
+    total = reached = 0
+    for first, end in sorted(spans):
+        total += max(0, end - max(first, reached))
+        reached = max(reached, end)
+    return total
 
 
 def _results(todo: list[Unit], total: int, executor: Executor | None, jobs: int | None) -> Iterator[UnitResult]:

@@ -64,6 +64,7 @@ class ByteStats:
     zeros: Hits = NONE  # byte 0x00
     nan: Hits = NONE  # E4M3 0x7F and 0xFF, E8M0 255
     negative: Hits = NONE  # E4M3 with the sign bit, NaN apart
+    minus_zeros: int = 0  # E4M3 0x80, which `negative` counts too
     saturated: int = 0  # E4M3 0x7E
     near_top: int = 0  # E4M3 0x7A to 0x7D
     subnormal: int = 0  # E4M3 0x01 to 0x07
@@ -75,6 +76,7 @@ class ByteStats:
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.zeros, self.nan = self.zeros.plus(other.zeros), self.nan.plus(other.nan)
         self.negative = self.negative.plus(other.negative)
+        self.minus_zeros += other.minus_zeros
         self.saturated += other.saturated
         self.near_top += other.near_top
         self.subnormal += other.subnormal
@@ -179,6 +181,7 @@ def _e4m3_scales(chunk: Bytes, at: int) -> ByteStats:
         nan = magnitude == 0x7F
         stats.nan = hits(nan, at)
         stats.negative = hits((chunk >= 0x80) & ~nan, at)
+        stats.minus_zeros = int(np.count_nonzero(chunk == 0x80)) if stats.negative.count else 0
         stats.zeros = hits(chunk == 0, at)
         positive = chunk[(chunk > 0) & (chunk < 0x7F)]
         low, high = (int(positive.min()), int(positive.max())) if positive.size else (256, -1)

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from auditor.declared import Declared
-from auditor.formats.base import Role, Shape, block_shape, ceil_div
+from auditor.formats.base import Role, Shape, block_shape, ceil_div, fits_block
 from auditor.layer import QuantizedLayer
 
 
-def expected_scales(layer: QuantizedLayer) -> tuple[Shape, ...] | None:
+def weight_block(layer: QuantizedLayer, declared: Declared) -> tuple[int, int] | None:
+    """(rows, columns) of weights under one scale of block FP8; None where no block explains the shapes.
+
+    The declared block where the shapes agree with it, else what they show alone.
+    """
+    algorithm = declared.algo_for(layer.name)
+    block = (algorithm.block if algorithm else None) or declared.weight_block_size
+    if block is not None and fits_block(layer.codes.shape, layer.scales.shape, block):
+        return block
+    return block_shape(layer.codes.shape, layer.scales.shape)
+
+
+def expected_scales(layer: QuantizedLayer, declared: Declared) -> tuple[Shape, ...] | None:
     """The shapes of scales that fit the codes, the usual one first; None where any shape may be right."""
     codes, fmt = layer.codes.shape, layer.format
     if fmt.is_fp4():
@@ -19,7 +31,7 @@ def expected_scales(layer: QuantizedLayer) -> tuple[Shape, ...] | None:
         return None
     if rows == 1:
         return ((*codes[:-1], ceil_div(codes[-1], columns)),)
-    if block_shape(codes, layer.scales.shape) is not None:
+    if weight_block(layer, declared) is not None:
         return (layer.scales.shape,)
     return ((*codes[:-2], ceil_div(codes[-2], rows), ceil_div(codes[-1], columns)),)
 
@@ -72,5 +84,5 @@ def is_swizzled(layer: QuantizedLayer) -> bool:
 
 def misfit(layer: QuantizedLayer, declared: Declared) -> bool:
     """Whether the scales do not fit the codes: what the block size would be is then unknown."""
-    wanted = expected_scales(layer)
+    wanted = expected_scales(layer, declared)
     return is_half_by_fault(layer, declared) or (wanted is not None and layer.scales.shape not in wanted)

@@ -19,8 +19,7 @@ import tracemalloc
 import numpy as np
 import torch
 
-from quant import fp8, metrics, mx, mx_to_nv, nvfp4, scale_stats, threads
-from quant.backend import Backend
+from quant import fp8, metrics, mx, mx_to_nv, nvfp4, threads
 from quant.floats import narrow_bf16
 from quant.scheme import FP8_BLOCK, MXFP4, MXFP8, NVFP4_DIVIDE
 
@@ -116,12 +115,6 @@ def main() -> None:
     )
     extra = peak_beyond(lambda: metrics.error(n, made))
     print(f"  peak memory beyond input and codes {extra:.0f} MiB")
-    counts = best_of(options.repeat, lambda: scale_stats.byte_counts(made.scales))
-    slow = best_of(3, lambda: scale_stats.byte_counts(made.scales, Backend.REFERENCE))
-    print(
-        f"E4M3 statistics: {made.scales.nbytes / counts / 1e9:.2f} GB/s of scales "
-        f"(numpy {made.scales.nbytes / slow / 1e9:.2f})"
-    )
     others(n, options.repeat)
 
 

@@ -37,15 +37,15 @@ def require_whole(shape: tuple[int, ...], block: int) -> None:
 def amax(w: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
     """The largest magnitude in each block, float32, shape ``grid(w.shape, block)``; edges may be partial.
 
-    NaN in a block gives NaN.  An empty tensor gives zeros.
+    NaN in a block gives NaN.  A whole axis that is empty gives zeros; cut into blocks it has none.
     """
     out = np.abs(w)
     for i, size in enumerate(reversed(block)):
         axis = w.ndim - 1 - i
         n = w.shape[axis]
-        if size == 0 or n == 0:
+        if size == 0:
             out = np.max(out, axis=axis, keepdims=True, initial=0)
-        else:
+        elif n:
             out = np.maximum.reduceat(out, np.arange(0, n, size), axis=axis)
     return np.asarray(out, np.float32).reshape(grid(w.shape, block))
 

@@ -155,25 +155,3 @@ def _error(  # type: ignore[no-untyped-def]
             top = _largest(size, n, top)
     size[0] = top
     sums[4] = d[0]
-
-
-def byte_counts(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """See ``scale_stats.byte_counts``."""
-    flat = np.ascontiguousarray(codes).reshape(-1)
-    parts = threads.run(lambda first, last: _count(flat, first, last), flat.size, 1 << 20)
-    return np.sum(parts, axis=0, dtype=np.int64) if parts else np.zeros(256, np.int64)
-
-
-@nb.njit(nogil=True, cache=True)
-def _count(flat, first, last):  # type: ignore[no-untyped-def]
-    # Four tables: equal neighbours would otherwise wait for each other's store.
-    table = np.zeros((4, 256), np.int64)
-    whole = first + (last - first) // 4 * 4
-    for i in range(first, whole, 4):
-        table[0, flat[i]] += 1
-        table[1, flat[i + 1]] += 1
-        table[2, flat[i + 2]] += 1
-        table[3, flat[i + 3]] += 1
-    for i in range(whole, last):
-        table[0, flat[i]] += 1
-    return table.sum(0)

@@ -12,13 +12,14 @@ import triton
 import triton.language as tl
 
 from quant.metrics import ErrorSums
-from quant.rounding import Rule
+from quant.rounding import Rule, require_packable
 
 _BYTES = 1024  # per program
 
 
 def pack_fp4(w: torch.Tensor, step: torch.Tensor, block: int, rule: Rule = Rule.NEGATIVE) -> torch.Tensor:
     """See ``rounding.pack_fp4``: uint8 [..., K / 2] on the device of ``w``; ``step``: float32 [..., K / block]."""
+    require_packable(tuple(step.shape), tuple(w.shape), block)
     out = torch.empty((*w.shape[:-1], w.shape[-1] // 2), dtype=torch.uint8, device=w.device)
     if out.numel():
         args = (w.contiguous(), step.contiguous(), out, out.numel(), block // 2, int(rule))

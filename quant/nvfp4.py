@@ -2,7 +2,7 @@
 
 Formulas and order of rounding as in modelopt 0.45 to 0.47 (multiply) and compressed-tensors 0.20 (divide), bit for
 bit on finite weights, except where an exporter is wrong: an all-zero tensor gets a usable global scale and codes 0
-instead of 0/0, and NaN or infinity raises.  What older exporters wrote is in ``legacy``.
+instead of 0/0, and NaN or infinity raises.
 """
 
 from __future__ import annotations
@@ -59,10 +59,7 @@ def weight_scale_2(
     underflows gives the smallest normal float32: the result is positive and finite.  ``peak`` 1 leaves the 6 out, as
     W4A8 does.  Raises NumericError on an amax that is negative or not finite.
     """
-    top = np.asarray(amax, np.float32)
-    require_finite(top, "amax value")
-    if (top < 0).any():
-        raise NumericError(f"an amax is negative: {float(top.min())}")
+    top = _usable(amax)
     scale = top / (peak * norm)
     scale = np.where(scale == 0, np.finfo(np.float32).tiny, scale)
     return np.asarray(np.where(top == 0, np.float32(1), scale), np.float32)
@@ -75,13 +72,22 @@ def weight_global_scale(
 
     A scalar over a tensor is, in torch, the reciprocal times the scalar: rounded twice.  ``word``: to what precision.
     llm-compressor works in the dtype of the weight, so a bfloat16 model gets eight significant bits.
+    Raises NumericError on an amax that is negative or not finite.
     """
-    top = np.asarray(amax, np.float32)
-    require_finite(top, "amax value")
+    top = _usable(amax)
     with np.errstate(divide="ignore", over="ignore"):
         inverse = round_to(np.asarray(np.float32(1) / top, np.float32), word)
         scale = round_to(inverse * (NORM * _SIX), word)
     return np.asarray(np.where(np.isfinite(scale), scale, np.float32(1)), np.float32)
+
+
+def _usable(amax: NDArray[np.float32] | np.float32 | float) -> NDArray[np.float32]:
+    """``amax`` as float32; NumericError where it is negative or not finite."""
+    top = np.asarray(amax, np.float32)
+    require_finite(top, "amax value")
+    if (top < 0).any():
+        raise NumericError(f"an amax is negative: {float(top.min())}")
+    return top
 
 
 def clamp_scales(s: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -118,6 +124,16 @@ def divide_scales(
     codes = rounding.encode_scales(s)
     codes[codes == 0] = _DIVIDE_ZERO
     return codes
+
+
+def require_method(method: Method, scheme: Scheme) -> None:
+    """Nothing; raises NumericError when ``scheme`` has no such method."""
+    if method is Method.DYNAMIC:
+        return
+    if scheme.block != (16,):
+        raise NumericError(f"{method} scales are defined for blocks of 16, not {scheme.block}")
+    if scheme.global_scale is GlobalScale.DIVIDE and method is not Method.SWEEP:
+        raise NumericError(f"the divide convention has no method {method}")
 
 
 def with_scales(
@@ -163,11 +179,12 @@ def quantise(
 
     ``global_amax``: None takes that of ``w`` (of each expert with ``per_expert``); a scalar or [E] shares one over a
     fused set.  ``scheme``: NVFP4 multiplies, NVFP4_DIVIDE divides (its ``method`` is DYNAMIC or SWEEP),
-    NVFP4_BLOCK32 is W4A8.  ``word``: precision of the divide convention's quotients, by default float32.
+    NVFP4_BLOCK32 is W4A8 (DYNAMIC only).  ``word``: precision of the divide convention's quotients, by default float32.
     Zero blocks get codes 0; a block whose scale would leave [2^-9, 448] is clamped.  Raises NumericError on NaN,
     infinity, ragged K, and on a method that the scheme does not have.
     """
     size = scheme.block[0]
+    require_method(method, scheme)
     blocks.require_whole(w.shape, size)
     top = _top(w, global_amax, per_expert)
     each = top.reshape(-1, *(1,) * (w.ndim - 1)) if top.ndim else top
@@ -176,8 +193,6 @@ def quantise(
         return _swept(w, top, scheme, hessian, backend)
     amax = rounding.block_amax(w, size, backend)
     if scheme.global_scale is GlobalScale.DIVIDE:
-        if method is not Method.DYNAMIC:
-            raise NumericError(f"the divide convention has no method {method}")
         kind = word or Word.FLOAT32
         divisor = weight_global_scale(top, kind)
         wide = weight_global_scale(each, kind)
@@ -217,8 +232,6 @@ def _swept(
 ) -> Quantised:
     from quant.sweep import sweep
 
-    if scheme.block != (16,):
-        raise NumericError(f"the sweep is defined for blocks of 16, not {scheme.block}")
     raw = words(w)[1]
     shaped = raw if w.ndim in (2, 3) else raw.reshape(-1, w.shape[-1])
     codes = sweep(shaped, top, hessian=hessian, backend=backend).codes.reshape(*w.shape[:-1], -1)

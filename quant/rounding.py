@@ -50,8 +50,9 @@ def pack_fp4(
 
     ``w``: float32, float16 or bfloat16 words, finite; ``step``: float32 [..., K / block], what a code step is worth,
     finite.  Magnitudes above 6 steps saturate.  A step of 0 gives code 0: every code then means 0.
+    Raises NumericError on ragged K, on steps that do not fit, and on a block that is no multiple of 16.
     """
-    blocks.require_whole(w.shape, block)
+    require_packable(step.shape, w.shape, block)
     if backend is Backend.CPU:
         from quant import cpu  # Numba: imported where it is first used
 
@@ -59,6 +60,14 @@ def pack_fp4(
     ratio = _ratio(widen(w), blocks.spread(step, w.shape, (block,)))
     codes = np.searchsorted(bounds(rule), np.abs(ratio)).astype(np.uint8)
     return pack_nibbles(codes.reshape(w.shape) | (_sign(widen(w), ratio, rule).astype(np.uint8) << np.uint8(3)))
+
+
+def require_packable(step: tuple[int, ...], shape: tuple[int, ...], block: int) -> None:
+    """Nothing; raises NumericError when a weight of ``shape`` cannot be packed under steps of shape ``step``."""
+    if block <= 0 or block % 16:
+        raise NumericError(f"FP4 codes are packed sixteen at a time: a block of {block} is no multiple of 16")
+    blocks.require_whole(shape, block)
+    blocks.require_fit(step, shape, (block,))
 
 
 def _ratio(w: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.float32]:

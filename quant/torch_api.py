@@ -97,6 +97,9 @@ def sweep(
 def _sweep_triton(w: Tensor, amax: NDArray[np.float32], hessian: Tensor | None) -> SweptTensors:
     require_whole(tuple(w.shape), 16)
     each = amax.reshape(-1)
+    if not w.numel():
+        empty = torch.empty((*w.shape[:-1], w.shape[-1] // 16), dtype=torch.uint8, device=w.device)
+        return SweptTensors(empty, torch.from_numpy(amax).to(w.device), 0.0)
     cut = w.detach().contiguous().reshape(len(each), -1, w.shape[-1] // 16, 16)
     if hessian is None:
         from quant.sweep import cuda  # Triton: imported where it is first used
@@ -133,6 +136,7 @@ def quantise(
 
     On CUDA the methods are DYNAMIC, STATIC and SWEEP.
     """
+    nvfp4.require_method(method, scheme)
     amax = _amax(w, global_amax, per_expert)
     if w.device.type == "cpu":
         h = None if hessian is None else as_numpy(hessian)

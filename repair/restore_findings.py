@@ -29,7 +29,7 @@ BLOCKS: dict[str, Callable[[Picked], np.ndarray[tuple[int], np.dtype[np.bool_]]]
     "SCL102": lambda b: (b.scales == 0) & ~b.zeros,
     "SCL103": lambda b: (b.scales >= 0x80) & (b.scales != 0xFF),
     "SCL106": lambda b: b.scales == 0xFF,
-    "SCL109": lambda b: b.sevens,
+    "SCL109": lambda b: b.sevens & (b.scales != 0),
 }
 """Rules about single blocks, and which blocks those are."""
 VALUES = frozenset({"WGT101", "WGT102"})

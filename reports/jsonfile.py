@@ -57,7 +57,7 @@ def summary(report: Report) -> dict[str, Json]:
         "declared": audit.declared,
         "shards": list(audit.shards),
         "checked": audit.checked,
-        "skipped": len(audit.skipped),
+        "skipped": audit.tensors_skipped,
         "unread": dict(sorted(audit.unread.items())),
         "findings": {s.label: sum(f.severity is s for f in report.live) for s in reversed(Severity)},
         "fixable": {safety.label: n for safety, n in fixable(report.live).items()},

@@ -17,11 +17,20 @@ def audited(path: Path, depth: Depth = Depth.SCALES) -> Audit:
     audit = scan(path, depth=depth)
     assert not audit.errors
     folder = path if path.is_dir() else path.parent
+    assert audit.bytes_read <= audit.bytes_held
     headers = {shard: stored(folder / shard) for shard in audit.shards}
+    _check_counts(audit, {name for header in headers.values() for name in header})
     for finding in audit.findings:
         if finding.places:
             _check_places(finding, folder, headers)
     return audit
+
+
+def _check_counts(audit: Audit, tensors: set[str]) -> None:
+    """A tensor is checked, unread or skipped."""
+    assert audit.tensor_count == len(tensors)
+    assert audit.tensors_skipped == len({skipped.tensor for skipped in audit.skipped} & tensors)
+    assert audit.checked + audit.tensors_skipped + sum(audit.unread.values()) == audit.tensor_count
 
 
 def _check_places(finding: Finding, folder: Path, headers: dict[str, dict[str, Stored]]) -> None:

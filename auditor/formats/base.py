@@ -139,18 +139,22 @@ def ceil_div(length: int, block: int) -> int:
     return -(-length // block) if block else 1
 
 
+_SIDES = (128, 64, 256, 512, 32, 16)
+_BLOCKS = (*((s, s) for s in _SIDES), *((1, s) for s in _SIDES), *((s, 1) for s in _SIDES))
+
+
 def block_shape(codes: Shape, scales: Shape) -> tuple[int, int] | None:
     """The (rows, columns) block that scales [..., nb, kb] (or [..., nb, 1, kb, 1]) give to codes [..., N, K].
 
     Powers of two from 16 to 512, squares first; None when no such block explains the shapes.
     """
+    return next((block for block in _BLOCKS if fits_block(codes, scales, block)), None)
+
+
+def fits_block(codes: Shape, scales: Shape, block: tuple[int, int]) -> bool:
+    """Whether scales [..., nb, kb] (or [..., nb, 1, kb, 1]) are one per (rows, columns) block of codes [..., N, K]."""
     if len(codes) >= 2 and len(scales) == len(codes) + 2 and scales[-1] == scales[-3] == 1:
         scales = (*scales[:-4], scales[-4], scales[-2])
-    if len(codes) < 2 or len(scales) != len(codes) or scales[:-2] != codes[:-2]:
-        return None
-    sizes = (128, 64, 256, 512, 32, 16)
-    shapes = [(s, s) for s in sizes] + [(1, s) for s in sizes] + [(s, 1) for s in sizes]
-    for rows, columns in shapes:
-        if scales[-2:] == (ceil_div(codes[-2], rows), ceil_div(codes[-1], columns)):
-            return rows, columns
-    return None
+    if len(codes) < 2:
+        return False
+    return scales == (*codes[:-2], ceil_div(codes[-2], block[0]), ceil_div(codes[-1], block[1]))

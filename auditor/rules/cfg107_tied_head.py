@@ -35,7 +35,8 @@ class TiedHead(CheckpointRule):
     at all and stops.  SGLang stops with KeyError 'lm_head.weight'.
 
     ## Fix
-    Set `tie_word_embeddings` to what the files hold.  *Exact*: no weight changes.
+    A stored head that is quantised or differs: set `tie_word_embeddings` to false, *exact*, since no weight
+    changes.  No head in an untied model: set it to true, a *guess*, since the head may simply be lost.
 
     ## References
     sglang#2935, vllm#52147, vllm#53170, vllm#42124

@@ -9,13 +9,15 @@ from auditor.context import Context
 from auditor.finding import Finding, Severity
 from auditor.layer import QuantizedLayer
 from auditor.rule import LayerRule
+from auditor.shapes import weight_block
 
 
 class PartialBlock(LayerRule):
     """A block-FP8 weight is not a whole number of blocks.
 
     ## What it checks
-    Weights under 128x128 scales with N or K that is not a multiple of the block.
+    Block-FP8 weights with N or K that is not a multiple of the block: the declared one where it agrees with the
+    shapes, else the one that they show (128x128 where several would do).
 
     ## Why it matters
     It is legal: blocks at the edge are partial.
@@ -39,7 +41,7 @@ class PartialBlock(LayerRule):
 
     def check(self, layer: QuantizedLayer, ctx: Context) -> Iterator[Finding]:
         """One finding per weight."""
-        shape, (rows, columns) = layer.codes.shape, layer.format.block
-        if len(shape) >= 2 and (shape[-2] % rows or shape[-1] % columns):
-            message = f"{list(shape)} is not a multiple of {rows}x{columns} blocks"
+        shape, block = layer.codes.shape, weight_block(layer, ctx.declared)
+        if block is not None and (shape[-2] % block[0] or shape[-1] % block[1]):
+            message = f"{list(shape)} is not a multiple of {block[0]}x{block[1]} blocks"
             yield self.finding(layer.codes, message, layer=layer.name)

@@ -14,11 +14,11 @@ from quant.scheme import GlobalScale
 
 
 class InvertedTwice(LayerRule):
-    """A global scale says that the weights exceed 2688 (448 for W4A8): it may have been inverted twice.
+    """A global scale says that the weights are far too large: it may have been inverted twice.
 
     ## What it checks
     modelopt's weight_scale_2 above 1 and compressed-tensors' weight_global_scale below 1: both mean an amax
-    above 2688 (448 for W4A8), which no language model's weights have.
+    above 2688 (448 with the blocks of 32 of W4A8), which no language model's weights have.
 
     ## Why it matters
     The two conventions are reciprocal.  A converter that inverts once too often, or not at all, leaves a

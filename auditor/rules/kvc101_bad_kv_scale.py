@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from auditor.architecture import layer_number
 from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
-from auditor.jsonfile import table
+from auditor.jsonfile import Json, table
 from auditor.rule import CheckpointRule
 from auditor.scalars import describe, faulty
 
@@ -18,7 +19,8 @@ class BadKvScale(CheckpointRule):
     ## What it checks
     k_scale, v_scale, q_scale, kv_scale and k_cache.scale wherever they hang; the k_bias and v_bias of NVFP4
     caches for NaN and infinity.  Exactly 1.0 is legal: a cache cast with a constant amax.
-    One scale per head is information: not every engine takes it.
+    One scale per head is information: not every engine takes it.  num_key_value_heads and num_attention_heads say
+    how many there are, by layer where they are lists.
 
     ## Why it matters
     Keys and values are divided by it before they are cached.
@@ -49,7 +51,7 @@ class BadKvScale(CheckpointRule):
                     )
                 continue
             if not ref.is_scalar:
-                per_head = ref.size in _heads(ctx)
+                per_head = ref.size in heads(ctx.checkpoint.config, layer_number(ref.name))
                 message = f"shape {list(ref.shape)}: " + ("one scale per head" if per_head else "not a scalar")
                 yield self.finding(ref, message, severity=Severity.INFO if per_head else Severity.WARNING)
             if values is None:
@@ -61,7 +63,17 @@ class BadKvScale(CheckpointRule):
                 yield self.finding(ref, message, count=len(bad), places=ctx.places(ref, bad), fix=fix)
 
 
-def _heads(ctx: Context) -> set[object]:
-    """The numbers of heads that the configuration declares, for scales per head (compressed-tensors' attn_head)."""
-    parts = (table(ctx.checkpoint.config), table(table(ctx.checkpoint.config).get("text_config")))
-    return {part.get(key) for part in parts for key in ("num_key_value_heads", "num_attention_heads")}
+def heads(config: Json | None, layer: int | None) -> set[int]:
+    """The numbers of heads that the configuration declares, for scales per head (compressed-tensors' attn_head).
+
+    A list holds one number per layer, of which that of ``layer`` counts.
+    """
+    found: set[int] = set()
+    for part in (table(config), table(table(config).get("text_config"))):
+        for key in ("num_key_value_heads", "num_attention_heads"):
+            value = part.get(key)
+            if isinstance(value, list):
+                value = value[layer] if layer is not None and layer < len(value) else None
+            if isinstance(value, int):
+                found.add(value)
+    return found

@@ -25,7 +25,7 @@ class NegativeBlockScale(LayerRule):
     Kernels multiply by the negative number; some read scales as unsigned E4M3 and ignore the sign.
 
     ## Fix
-    0x80 becomes 0x00, *exact*.  Others need the source.
+    0x80 becomes 0x00, *exact*.  Other blocks are requantised from the source, *restored*.
 
     ## References
     OCP 8-bit floating point specification, E4M3
@@ -44,8 +44,8 @@ class NegativeBlockScale(LayerRule):
             return
         places = ctx.places(layer.scales, stats.negative.first)
         message = f"{stats.negative.count} of {stats.size} block scales have the sign bit set"
-        fix = None
-        if stats.negative.count == len(places) and all(place.old == "0x80" for place in places):
+        fix = Remedy(Safety.RESTORED, "requantise the blocks from the source")
+        if stats.negative.count == stats.minus_zeros:
             fix = Remedy(Safety.EXACT, "write 0x00 over 0x80: -0 and +0 scale alike")
         yield self.finding(
             layer.scales, message, count=stats.negative.count, places=places, fix=fix, layer=layer.name

@@ -55,17 +55,18 @@ def sweep(
     own = [largest(expert) for expert in w] if per_expert else [largest(w)]
     amax = np.asarray(own if per_expert else own[0], np.float32) if global_amax is None else _checked(global_amax, w)
     experts = len(w) if amax.ndim else 1
-    raw = np.ascontiguousarray(words(w)[1])
-    rows, columns = int(np.prod(w.shape[:-1])) // max(experts, 1), w.shape[-1] // BLOCK
-    cut = raw.reshape(experts, rows, columns, BLOCK)
-    each = amax.reshape(experts)
+    columns = w.shape[-1] // BLOCK
     if hessian is not None:
         _check_hessian(hessian, columns)
+    if not w.size:
+        return Swept(np.empty((*w.shape[:-1], columns), np.uint8), amax, 0.0)
+    cut = np.ascontiguousarray(words(w)[1]).reshape(experts, -1, columns, BLOCK)
+    each = amax.reshape(experts)
     if backend is Backend.CPU:
         codes, work = _on_cpu(cut, each, hessian)
     else:
         codes, work = _by_definition(cut, each, hessian)
-    return Swept(codes.reshape(*w.shape[:-1], columns), amax, work / max(codes.size, 1))
+    return Swept(codes.reshape(*w.shape[:-1], columns), amax, work / codes.size)
 
 
 def _on_cpu(

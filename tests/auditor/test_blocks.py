@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +10,6 @@ from hypothesis import strategies as st
 from auditor import blocks
 from auditor.blocks import Kind, Under, classify
 from auditor.layer import recognise
-from auditor.source import LocalFile
 from auditor.tensorref import TensorRef
 
 FP4 = (0x00, 0x77, 0x88, 0x80, 0x70, 0x12)
@@ -92,14 +88,12 @@ def _report(
     (layer,) = recognise(refs).layers
     geometry = layer.geometry()
     assert geometry is not None
-    with TemporaryDirectory() as root:
-        path = Path(root) / "f"
-        path.write_bytes(content)
-        file = LocalFile(path)
-        try:
-            report = classify(file, file, layer, geometry, frozenset(Kind))
-        finally:
-            file.close()
+
+    def read(ref: TensorRef, at: int, length: int) -> bytes:
+        assert 0 <= at <= at + length <= ref.nbytes
+        return content[ref.start + at : ref.start + at + length]
+
+    report = classify(read, layer, geometry, frozenset(Kind))
     for hits in report.found.values():
         assert len(hits.first) == min(hits.count, 8)
     return report

@@ -16,7 +16,7 @@ from auditor.engine import examine
 from auditor.tensorref import TensorRef
 from quant.errors import CheckpointError
 from tests.forge import make
-from tests.raw import Raw, raw
+from tests.raw import Raw, raw, shard_bytes
 
 
 @pytest.fixture
@@ -71,11 +71,39 @@ def test_places_in_a_wide_tensor(ctx: Context, index: int) -> None:
     assert int(place.old, 16) == int.from_bytes(stored[2 * index : 2 * index + 2], "little")
 
 
-def test_at_most_eight_places_are_read(ctx: Context) -> None:
-    scales = ref(ctx, "q_proj.weight_scale")
-    before = ctx.bytes_read
+def test_at_most_eight_places_are_read(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    scales, asked = ref(ctx, "q_proj.weight_scale"), []
+    true = ctx.read
+    monkeypatch.setattr(ctx, "read", lambda *args: asked.append(args) or true(*args))
     assert [p.index for p in ctx.places(scales, range(100))] == [(i // 4, i % 4) for i in range(8)]
-    assert ctx.bytes_read == before + 8
+    assert len(asked) == 8
+
+
+def test_a_byte_counts_once_as_read(ctx: Context) -> None:
+    """Scales were measured; codes count when they are first asked for, in whatever pieces."""
+    before = ctx.bytes_read
+    ctx.read(ref(ctx, "q_proj.weight_scale"), 0, 8)
+    assert ctx.bytes_read == before
+    codes = ref(ctx, "q_proj.weight")
+    for at, length in ((0, 8), (4, 8), (0, 8), (100, 1), (12, 4), (96, 8)):
+        ctx.read(codes, at, length)
+    assert ctx.bytes_read == before + 16 + 8
+
+
+def test_bytes_between_tensors_count_once(tmp_path: Path) -> None:
+    """Codes so few that they were read with the scales on both sides of them, and then asked for."""
+    parts = {
+        "m.weight": Raw("U8", (2, 16), bytes(32)),
+        "m.weight_scale": Raw("F8_E4M3", (2, 2), b"\x38" * 4),
+        "m.weight_scale_2": raw("F32", np.float32(0.1)),
+    }
+    (tmp_path / "model.safetensors").write_bytes(shard_bytes(parts))
+    ctx, audit = examine(tmp_path, rules=[])
+    assert audit.bytes_read == audit.bytes_held
+    before = ctx.bytes_read
+    ctx.read(ctx.checkpoint.tensors["m.weight"], 0, 32)
+    assert ctx.bytes_read == before
+    ctx.close()
 
 
 @pytest.mark.parametrize(("at", "length"), [(-1, 1), (0, 257), (256, 1)])

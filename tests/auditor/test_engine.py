@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from auditor.audit import Depth
@@ -16,9 +18,10 @@ from auditor.groups import FusedSet
 from auditor.layer import QuantizedLayer
 from auditor.rule import CheckpointRule, GroupRule, LayerRule, Rule, all_rules
 from quant.errors import CheckpointError
-from tests.audits import bad
+from tests.audits import audited, bad
 from tests.damages.harness import set_scale
 from tests.forge import make
+from tests.raw import raw, stored
 
 
 class BrokenLayerRule(LayerRule):
@@ -107,8 +110,8 @@ def test_full_depth_reads_every_byte_once(tmp_path: Path) -> None:
     audit = scan(make("modelopt-nvfp4").write(tmp_path), depth=Depth.FULL)
     assert all(row.read for row in audit.tensors)
     assert not audit.unread
-    configs = sum(path.stat().st_size for path in tmp_path.glob("*.json"))
-    assert audit.bytes_held <= audit.bytes_read <= audit.bytes_held + configs
+    assert audit.checked == audit.tensor_count
+    assert audit.bytes_read == audit.bytes_held
 
 
 def test_scale_depth_reads_scales_and_nothing_else(tmp_path: Path) -> None:
@@ -118,6 +121,33 @@ def test_scale_depth_reads_scales_and_nothing_else(tmp_path: Path) -> None:
     assert audit.bytes_read <= 1.02 * (headers + sum(row.nbytes for row in scales)) + 512 * len(scales)
     assert {row.name for row in audit.tensors if row.read} == {row.name for row in scales}
     assert sum(audit.unread.values()) == len(audit.tensors) - len(scales)
+    assert audit.checked == len(scales)
+
+
+@pytest.mark.parametrize("depth", list(Depth), ids=lambda d: d.label)
+@pytest.mark.parametrize("layout", ["modelopt-nvfp4", "int-gptq", "int-bnb-nf4", "gpt-oss-mxfp4"])
+def test_every_tensor_is_checked_or_unread_or_skipped(layout: str, depth: Depth, tmp_path: Path) -> None:
+    """Integers, a shard that ends early and a file that is no shard among them."""
+    model = make(layout).copy()
+    model.tensors["model.step"] = raw("I64", np.zeros(3))
+    model.write(tmp_path, 3)
+    first, second, _ = sorted(tmp_path.glob("*.safetensors"))
+    gone = len(stored(second))
+    os.truncate(first, first.stat().st_size - 40)
+    second.write_bytes(b"")
+    audit = scan(tmp_path, depth=depth)
+    assert audit.tensor_count == len(model.tensors) - gone
+    assert audit.checked + sum(audit.unread.values()) + audit.tensors_skipped == audit.tensor_count
+    assert 1 <= audit.tensors_skipped < len(audit.skipped)
+    assert depth > Depth.HEADERS or audit.checked == 0
+
+
+def test_bytes_that_rules_ask_for_again_count_once(tmp_path: Path) -> None:
+    model = make("modelopt-nvfp4").copy()
+    for layer in model.layers:
+        model.fill(layer.scales, 0x7F)
+    model.write(tmp_path)
+    assert audited(tmp_path, Depth.FULL).bytes_read == audited(tmp_path).bytes_held
 
 
 def test_rules_can_be_chosen(damaged: Path) -> None:

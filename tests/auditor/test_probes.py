@@ -48,6 +48,7 @@ def e4m3_by_definition(raw: bytes) -> ByteStats:
         zeros=places([byte == 0 for byte in raw]),
         nan=places(nan),
         negative=places([math.copysign(1, v) < 0 and not n for v, n in zip(values, nan, strict=True)]),
+        minus_zeros=sum(v == 0 and math.copysign(1, v) < 0 for v in values),
         saturated=int(np.count_nonzero(values == 448)),
         near_top=int(np.count_nonzero((values >= 320) & (values <= 416))),
         subnormal=int(np.count_nonzero((values > 0) & (values < 2.0**-6))),

@@ -40,7 +40,7 @@ def nvfp4(codes: tuple[int, ...], scales: tuple[int, ...]) -> QuantizedLayer:
 )
 def test_nvfp4(codes: tuple[int, ...], scales: tuple[int, ...], fits: bool, swizzled: bool, transposed: bool) -> None:
     layer = nvfp4(codes, scales)
-    wanted = expected_scales(layer)
+    wanted = expected_scales(layer, Declared())
     assert wanted is not None
     assert (scales in wanted) is fits
     assert is_swizzled(layer) is swizzled
@@ -54,9 +54,9 @@ def test_nvfp4(codes: tuple[int, ...], scales: tuple[int, ...], fits: bool, swiz
 )
 def test_block_fp8(codes: tuple[int, ...], scales: tuple[int, ...], wanted: tuple[tuple[int, ...], ...]) -> None:
     parts = (ref("m.weight", "F8_E4M3", *codes), ref("m.weight_scale_inv", "F32", *scales))
-    assert expected_scales(recognise(parts).layers[0]) == wanted
+    assert expected_scales(recognise(parts).layers[0], Declared()) == wanted
 
 
 def test_any_shape_may_be_right_where_a_number_is_for_all() -> None:
     parts = (ref("m.weight", "F8_E4M3", 8, 8), ref("m.weight_scale", "F32"))
-    assert expected_scales(recognise(parts).layers[0]) is None
+    assert expected_scales(recognise(parts).layers[0], Declared()) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quant import fp8, legacy, mx, mx_to_nv, nvfp4
+from quant import fp8, mx, mx_to_nv, nvfp4
 from quant.backend import Backend
 from quant.cast import encode
 from quant.codes import E2M1, E4M3, E5M2, E8M0
@@ -15,6 +15,7 @@ from quant.floats import Word
 from quant.quantised import Quantised
 from quant.rounding import Rule
 from quant.scheme import FP8_BLOCK, FP8_CHANNEL, FP8_TENSOR, MXFP4, MXFP8, NVFP4_BLOCK32, NVFP4_DIVIDE
+from tests.quant import legacy
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 WORDS = [Word.FLOAT32, Word.BFLOAT16, Word.FLOAT16]

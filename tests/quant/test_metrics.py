@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant import fp8, metrics, mx, nvfp4, scale_stats
+from quant import fp8, metrics, mx, nvfp4
 from quant.backend import Backend
 from quant.codes import E2M1, E4M3
 from quant.errors import NumericError
@@ -117,24 +117,3 @@ def test_shapes_must_agree():
     for backend in Backend:
         with pytest.raises(NumericError, match="cannot compare"):
             metrics.error(w[:1], made, backend)
-
-
-@settings(deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), size=st.integers(0, 5000))
-def test_byte_counts(seed, size):
-    codes = np.random.default_rng(seed).integers(0, 256, size).astype(np.uint8)
-    fast = scale_stats.byte_counts(codes)
-    np.testing.assert_array_equal(fast, scale_stats.byte_counts(codes, Backend.REFERENCE))
-    assert fast.sum() == size
-    with pytest.raises(NumericError, match="int64"):
-        scale_stats.byte_counts(codes.astype(np.int64))
-
-
-def test_every_kind_of_scale_code_is_counted_once():
-    stats = scale_stats.stats(scale_stats.byte_counts(np.arange(256, dtype=np.uint8)))
-    assert (stats.count, stats.nan, stats.zero, stats.negative) == (256, 2, 2, 127)
-    assert (stats.subnormal, stats.top, stats.band) == (7, 1, 4)
-    assert (stats.smallest, stats.largest) == (2.0**-9, 448)
-    empty = scale_stats.stats(np.zeros(256, np.int64))
-    assert math.isnan(empty.smallest)
-    assert math.isnan(empty.largest)

@@ -11,6 +11,7 @@ from quant import blocks, rounding
 from quant.backend import Backend
 from quant.cast import encode, unpack_nibbles
 from quant.codes import E2M1, E4M3
+from quant.errors import NumericError
 from quant.floats import Word, widen
 from quant.rounding import Rule
 from tests.quant import draws
@@ -45,6 +46,30 @@ def test_pack_is_the_definition(w, word, rule, block, seed):
         rounding.pack_fp4(x, step, block, rule), rounding.pack_fp4(x, step, block, rule, REFERENCE)
     )
     np.testing.assert_array_equal(rounding.block_amax(x, block), rounding.block_amax(x, block, REFERENCE))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=st.lists(st.integers(0, 5), max_size=2),
+    columns=st.integers(0, 100),
+    block=st.one_of(st.integers(-1, 70), st.sampled_from([16, 32, 48, 64])),
+    seed=st.integers(0, 99),
+)
+def test_every_shape_and_block_is_packed_alike_or_refused(shape, columns, block, seed):
+    """Blocks that are no multiple of sixteen, ragged and empty weights: both sides give the same, or both refuse."""
+    if seed % 2:
+        columns = columns * abs(block)
+    rng = np.random.default_rng(seed)
+    w = rng.standard_normal((*shape, columns)).astype(np.float32)
+    step = np.abs(rng.standard_normal((*shape, columns // max(block, 1)))).astype(np.float32)
+    made = []
+    for backend in Backend:
+        try:
+            made.append(rounding.pack_fp4(w, step, block, backend=backend).tolist())
+        except NumericError as error:
+            made.append(str(error))
+    assert made[0] == made[1]
+    assert isinstance(made[0], list) is (block > 0 and block % 16 == 0 and columns > 0 and columns % block == 0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -204,6 +204,16 @@ def test_nan_is_refused_with_its_place(word):
         sweep(x)
 
 
+@pytest.mark.parametrize("backend", list(Backend))
+@pytest.mark.parametrize("hessian", [None, np.zeros((2, 16, 16), np.float32)])
+@pytest.mark.parametrize(("shape", "per_expert"), [((0, 4, 32), True), ((0, 4, 32), False), ((0, 32), False)])
+def test_no_weights_give_no_scales(shape, per_expert, hessian, backend):
+    found = sweep(np.empty(shape, np.float32), per_expert=per_expert, hessian=hessian, backend=backend)
+    assert found.codes.shape == (*shape[:-1], 2)
+    assert found.global_amax.shape == ((0,) if per_expert else ())
+    assert found.evaluated == 0
+
+
 def test_bad_shapes_and_amax_are_refused():
     w = np.ones((2, 4, 32), np.float32)
     for bad, message in ((-1.0, "negative"), (np.inf, "not finite"), (np.ones(3, np.float32), "shape")):

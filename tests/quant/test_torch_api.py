@@ -16,6 +16,7 @@ from quant import metrics, mx, mx_to_nv, nvfp4, torch_api  # noqa: E402
 from quant.activation import Fill, Policy  # noqa: E402
 from quant.errors import NumericError  # noqa: E402
 from quant.nvfp4 import Method  # noqa: E402
+from quant.scheme import NVFP4_BLOCK32  # noqa: E402
 from quant.sweep import sweep  # noqa: E402
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -85,9 +86,18 @@ def test_nan_and_infinity_are_refused():
             call(w)
 
 
+@pytest.mark.parametrize("method", [Method.STATIC, Method.FOUR_OVER_SIX, Method.SWEEP])
+def test_methods_that_blocks_of_32_lack_are_refused(method):
+    """Before any work, on whatever device."""
+    for device in ("cpu", "meta"):
+        with pytest.raises(NumericError, match="blocks of 16"):
+            torch_api.quantise(torch.ones((2, 64), device=device), method=method, scheme=NVFP4_BLOCK32)
+
+
 INTERPRETED = """
 import numpy as np, torch
 from quant import cuda, metrics, nvfp4, rounding
+from quant.errors import NumericError
 from quant.rounding import Rule
 from quant.sweep import Backend, cuda as sweep_cuda, cuda_hessian, sweep
 from quant.torch_api import as_numpy
@@ -113,6 +123,12 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
         step[1, :6] = 1
         packed = cuda.pack_fp4(w, torch.from_numpy(step), 16, rule)
         assert (packed.numpy() == rounding.pack_fp4(n, step, 16, rule, Backend.REFERENCE)).all(), (dtype, rule)
+    for block in (0, 1, 8, 24):
+        try:
+            cuda.pack_fp4(w, torch.ones((*w.shape[:-1], 64 // max(block, 1))), block)
+        except NumericError:
+            continue
+        raise AssertionError(block)
     made = nvfp4.quantise(n)
     ours = cuda.error(w, torch.from_numpy(made.stored), torch.from_numpy(made.steps()), 16)
     theirs = metrics.error(n, made, Backend.REFERENCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,29 @@ def test_a_wrong_total_size_is_information(root: Path) -> None:
     (finding,) = only(root, "FIL114")
     assert finding.message == "metadata.total_size is 241, the tensors have 240 bytes"
     assert finding.severity is Severity.INFO
+
+
+@pytest.mark.parametrize(
+    "size", [*map(repr, (True, 240.5, -0.5)), '"240"', "null", "[240]", "{}", "NaN", "1e400", "9" * 30]
+)
+def test_a_total_size_that_is_no_number_of_bytes_is_information(root: Path, size: str) -> None:
+    text = json.dumps(read_index(root) | {"metadata": {"total_size": "here"}})
+    (root / INDEX).write_text(text.replace('"here"', size.replace("True", "true")))
+    (finding,) = only(root, "FIL114")
+    assert finding.message.endswith("not a number of bytes")
+    assert finding.severity is Severity.INFO
+    assert finding.fix is not None
+    assert finding.fix.safety is Safety.EXACT
+
+
+@pytest.mark.parametrize("metadata", [{"total_size": 240}, {"total_size": 240.0}, {}, {"total_parameters": "x"}, []])
+def test_a_total_size_that_is_right_or_absent(root: Path, metadata: object) -> None:
+    write_index(root, **(read_index(root) | {"metadata": metadata}))
+    assert not file_findings(root)
+
+
+def test_a_total_size_of_a_wrong_kind_is_told_where_a_tensor_is_nowhere(root: Path) -> None:
+    remap(root, **{"m.0.extra.weight": A})
+    write_index(root, **(read_index(root) | {"metadata": {"total_size": None}}))
+    (finding,) = [f for f in file_findings(root) if f.code == "FIL114"]
+    assert finding.fix is None

@@ -95,6 +95,24 @@ def test_kvc101_one_scale_per_head(heads: int, severity: Severity, tmp_path: Pat
     assert about(audited(model.write(tmp_path)), "KVC101").severity is severity
 
 
+@pytest.mark.parametrize(
+    ("heads", "severity"),
+    [
+        ([4, 8], Severity.INFO),
+        ([8, 4], Severity.WARNING),
+        ([], Severity.WARNING),
+        ({"4": 4}, Severity.WARNING),
+        ([[4]], Severity.WARNING),
+    ],
+)
+def test_kvc101_heads_by_layer(heads: object, severity: Severity, tmp_path: Path) -> None:
+    """The scales of layer 0 are held against the first entry; what is no number says nothing."""
+    model = make("kv-ct").copy()
+    model.config |= {"num_key_value_heads": heads, "num_attention_heads": None}
+    model.tensors["model.layers.0.self_attn.k_scale"] = raw("BF16", np.full(4, 0.02))
+    assert about(audited(model.write(tmp_path)), "KVC101").severity is severity
+
+
 def test_kvc101_a_bad_head_is_an_error(tmp_path: Path) -> None:
     model = make("kv-ct").copy()
     model.config["num_key_value_heads"] = 4
@@ -177,3 +195,33 @@ def test_fmt110_is_information(rows: int, columns: int, speaks: bool, tmp_path: 
     found = [f for f in audited(model.write(tmp_path)).findings if f.tensor == f"{at}.weight"]
     assert [f.code for f in found] == (["FMT110"] if speaks else [])
     assert all(f.severity is Severity.INFO for f in found)
+
+
+@pytest.mark.parametrize(
+    ("block", "shape", "speaks"),
+    [
+        ([64, 64], (192, 64), False),
+        ([64, 64], (200, 64), True),
+        ([64, 64], (64, 192), False),
+        ([1, 128], (3, 256), False),
+        ([1, 128], (3, 200), True),
+        ([192, 192], (384, 192), False),
+        ([192, 192], (200, 192), True),
+    ],
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_fmt110_takes_the_block_of_the_shapes(
+    block: list[int], shape: tuple[int, int], speaks: bool, told: bool, tmp_path: Path
+) -> None:
+    """Also where only the shapes say it."""
+    model = make("deepseek-fp8-bf16").copy()
+    for name in [layer.codes for layer in model.layers]:
+        grid = tuple(-(-n // b) for n, b in zip(shape, block, strict=True))
+        model.tensors[name] = Raw("F8_E4M3", shape, bytes([0x30, 0x35]) * (shape[0] * shape[1] // 2))
+        model.tensors[f"{name}_scale_inv"] = raw("BF16", np.linspace(0.01, 0.02, int(np.prod(grid))).reshape(grid))
+    if told:
+        model.config["quantization_config"]["weight_block_size"] = block
+    found = {f.code for f in audited(model.write(tmp_path), Depth.HEADERS).findings if f.code.startswith("FMT")}
+    if block == [192, 192] and not told:
+        pytest.skip("nothing in the shapes says so")
+    assert found == ({"FMT110"} if speaks else set())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,14 +100,15 @@ def test_scl102_counts_live_blocks_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bytes_", "exact"), [((0x80,), True), ((0x80, 0x80), True), ((0x80, 0x81), False), ((0xFE,), False)]
+    ("bytes_", "exact"), [((0x80,), True), ((0x80,) * 30, True), ((0x80,) * 9 + (0x81,), False), ((0xFE,), False)]
 )
 def test_scl103_minus_zero_alone_is_exact(bytes_: tuple[int, ...], exact: bool, tmp_path: Path) -> None:
     damaged, layer = model()
     for flat, byte in enumerate(bytes_):
         set_scale(damaged, layer.scales, flat, byte)
     fix = finding(damaged, tmp_path, "SCL103").fix
-    assert (fix is not None and fix.safety is Safety.EXACT) is exact
+    assert fix is not None
+    assert fix.safety is (Safety.EXACT if exact else Safety.RESTORED)
 
 
 @pytest.mark.parametrize(
@@ -200,3 +202,28 @@ def test_scl109_leaves_nan_to_scl101(tmp_path: Path) -> None:
         set_block(damaged, layer, flat, 0x77)
     set_scale(damaged, layer.scales, 0, 0x7F)
     assert codes(audited(damaged.write(tmp_path), Depth.FULL)) == ["SCL101"]
+
+
+@pytest.mark.parametrize(("zeros", "lost"), [([50], [5]), ([0, 7, 9], [6, 8]), (range(20), range(20, 50))])
+def test_scl109_leaves_out_what_lies_under_zero_scales(
+    zeros: Sequence[int], lost: Sequence[int], tmp_path: Path
+) -> None:
+    """Legal zero blocks beside it change nothing; blocks of 0x77 under a zero scale are SCL102's."""
+    damaged, layer = model()
+    for flat in (*zeros, *lost):
+        set_block(damaged, layer, flat, 0x77)
+    for flat in zeros:
+        set_scale(damaged, layer.scales, flat, 0)
+    set_scale(damaged, layer.scales, 200, 0)
+    set_block(damaged, layer, 200, 0)
+    found = finding(damaged, tmp_path, "SCL109", Depth.FULL)
+    assert found.count == len(lost)
+    assert [p.index for p in found.places] == [(flat // 4, flat % 4) for flat in lost[:8]]
+
+
+def test_scl109_the_blocks_under_zero_scales_are_no_majority(tmp_path: Path) -> None:
+    damaged, layer = model()
+    for flat in range(256):
+        set_scale(damaged, layer.scales, flat, 0x38 if flat < 60 else 0)
+        set_block(damaged, layer, flat, 0x77 if flat < 30 else 0)
+    assert not [f for f in audited(damaged.write(tmp_path), Depth.FULL).findings if f.code == "SCL109"]

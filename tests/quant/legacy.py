@@ -1,4 +1,4 @@
-"""NVFP4 as modelopt 0.44 and older wrote it, faults included: only for a repair that must reproduce such a file.
+"""NVFP4 as modelopt 0.44 and older wrote it, faults included: what their exports in the tests hold.
 
 Those releases let the E4M3 cast overflow to NaN and underflow to 0, then divided by the broken scale: a block under a
 NaN scale is all 0x77, one under a zero scale has codes ±7.  Everything else is as in ``nvfp4``.
