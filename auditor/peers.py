@@ -13,7 +13,7 @@ import numpy as np
 from auditor.context import Context
 from auditor.finding import Remedy, Safety
 from auditor.layer import QuantizedLayer
-from auditor.scalars import faulty, storable, subnormal
+from auditor.scalars import faulty, storable
 from auditor.tensorref import FLOAT_DTYPES, TensorRef
 from quant.scheme import GlobalScale
 
@@ -29,11 +29,6 @@ _NVFP4 = {
 Values = Callable[[TensorRef | None], Sequence[float] | None]
 
 
-def input_faulty(value: float) -> bool:
-    """Whether an activation scale cannot be used at all: also when it is subnormal and 1 / scale overflows."""
-    return faulty(value) or subnormal(value)
-
-
 def amax_of(layer: QuantizedLayer, value: float) -> float:
     """The activation amax that an input scale stands for; inf where the stored divisor is 0."""
     unit = layer.format.amax_unit or 448.0
@@ -44,7 +39,7 @@ def amax_of(layer: QuantizedLayer, value: float) -> float:
 
 def plausible(layer: QuantizedLayer, value: float) -> bool:
     """Whether an input scale could come from a calibration, taken by itself."""
-    return not input_faulty(value) and PLAUSIBLE_AMAX[0] <= amax_of(layer, value) <= PLAUSIBLE_AMAX[1]
+    return not faulty(value) and PLAUSIBLE_AMAX[0] <= amax_of(layer, value) <= PLAUSIBLE_AMAX[1]
 
 
 def near(amax: float, usual: float) -> bool:

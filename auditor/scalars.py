@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+_BF16 = 1 + 2.0**-7  # a number and what is left of it in BF16, rounded or cut off, are no further apart
 TINY = 2.0**-126  # below it a float32 is subnormal
 # Up to the first, rounding to nearest even gives 0; from the second on it gives infinity.
 _RANGE = {
@@ -16,19 +17,33 @@ _RANGE = {
 
 
 def faulty(value: float) -> bool:
-    """Whether a scale (or its reciprocal) is zero, negative, NaN or infinite."""
-    return not (0.0 < value < math.inf)
-
-
-def subnormal(value: float) -> bool:
-    """Whether a positive scale is below the normal float32 range: 1 / value may overflow."""
-    return 0.0 < value < TINY
+    """Whether a scale cannot be used: zero, negative, NaN, infinite, or subnormal, where 1 / scale may overflow."""
+    return not (TINY <= value < math.inf)
 
 
 def storable(value: float, dtype: str) -> bool:
     """Whether a finite value other than 0 stays one in a float dtype."""
     low, high = _RANGE[dtype]
     return low < abs(value) < high
+
+
+def factor(ratio: float) -> str:
+    """A ratio in words for a message: four digits, or as many as tell it from 1."""
+    short = f"{ratio:.4g}"
+    return short if short != "1" else f"{ratio:.9g}"
+
+
+def told_apart(named: Sequence[tuple[str, float]]) -> str:
+    """Names and numbers in a line: "gate_proj 0.5, up_proj 0.25"; in as many digits as tell unlike ones apart."""
+    digits = 6 if len({f"{value:.6g}" for _, value in named}) == len({value for _, value in named}) else 9
+    return ", ".join(f"{name} {value:.{digits}g}" for name, value in named)
+
+
+def alike(values: Sequence[float], dtypes: int) -> bool:
+    """Whether scales are the same number: exactly, or where they are stored in several dtypes, as far as BF16 goes."""
+    if dtypes == 1 or any(map(faulty, values)):
+        return len(set(values)) == 1
+    return max(values) <= min(values) * _BF16
 
 
 def describe(values: Sequence[float]) -> str:
@@ -50,7 +65,7 @@ def _kind(value: float) -> str:
         return "zero"
     if value < 0:
         return "negative"
-    return "subnormal" if subnormal(value) else "positive"
+    return "subnormal" if value < TINY else "positive"
 
 
 def _word(value: float) -> str:

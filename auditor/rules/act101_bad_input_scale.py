@@ -10,9 +10,9 @@ from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.layer import QuantizedLayer
-from auditor.peers import input_faulty, remedy
+from auditor.peers import remedy
 from auditor.rule import LayerRule
-from auditor.scalars import describe
+from auditor.scalars import describe, faulty
 from quant.activation import is_zero
 from quant.scheme import GlobalScale
 
@@ -52,7 +52,7 @@ class BadInputScale(LayerRule):
         ref, values = layer.input_scale, ctx.values(layer.input_scale)
         if ref is None or values is None or layer.format.unaudited:
             return
-        bad = [i for i, value in enumerate(values) if input_faulty(value)]
+        bad = [i for i, value in enumerate(values) if faulty(value)]
         if not bad:
             return
         leaf = ref.name.rpartition(".")[2]

@@ -8,8 +8,9 @@ from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.groups import FusedSet
-from auditor.peers import plausible, sound
+from auditor.peers import FAR, plausible, sound
 from auditor.rule import GroupRule
+from auditor.scalars import alike, factor, told_apart
 
 
 class FusedInputMismatch(GroupRule):
@@ -44,18 +45,22 @@ class FusedInputMismatch(GroupRule):
             ref, value, raw = member.input_scale, ctx.scalar(member.input_scale), ctx.raw(member.input_scale)
             if ref is not None and raw is not None and value is not None and not member.format.unaudited:
                 known.append((member, ref, value, raw))
-        if len(known) < 2 or len({raw for *_, raw in known}) == 1 or len({ref.dtype for _, ref, *_ in known}) > 1:
+        dtypes = len({ref.dtype for _, ref, *_ in known})
+        if len(known) < 2 or len({raw for *_, raw in known}) == 1:
+            return
+        if dtypes > 1 and alike([value for *_, value, _ in known], dtypes):
             return
         member, ref, *_ = known[0]
         usable = [value for m, _, value, _ in known if plausible(m, value)]
-        shown = ", ".join(f"{m.leaf} {value:.6g}" for m, _, value, _ in known)
-        ratio = f"; ratio up to {max(usable) / min(usable):.4g}" if len(usable) > 1 else ""
+        shown = told_apart([(m.leaf, value) for m, _, value, _ in known])
+        ratio = max(usable) / min(usable) if usable else 1.0
+        told = f"; ratio up to {factor(ratio)}" if len(usable) > 1 else ""
         fix = None
-        if all(m.format.is_fp4() and sound(m, ctx) for m, *_ in known):
+        if dtypes == 1 and ratio <= FAR and all(m.format.is_fp4() and sound(m, ctx) for m, *_ in known):
             fix = Remedy(Safety.BOUNDED, "the set's largest activation scale for all")
         yield self.finding(
             ref,
-            f"fused set {group.label}: {shown}{ratio}",
+            f"fused set {group.label}: {shown}{told}",
             places=ctx.places(ref, [0]),
             related=[other.name for _, other, *_ in known[1:]],
             fix=fix,

@@ -8,8 +8,9 @@ from auditor.audit import Depth
 from auditor.context import Context
 from auditor.finding import Finding, Severity
 from auditor.layer import QuantizedLayer
-from auditor.peers import PLAUSIBLE_AMAX, amax_of, input_faulty, near, plausible, remedy, typical
+from auditor.peers import PLAUSIBLE_AMAX, amax_of, near, plausible, remedy, typical
 from auditor.rule import CheckpointRule
+from auditor.scalars import faulty
 
 # Their inputs are an expert's own hidden states, not the layer's: a few experts' are larger by orders of magnitude.
 _INNER = frozenset({"down_proj", "w2", "fc2", "linear_fc2"})
@@ -57,8 +58,8 @@ class UninitialisedInputScale(CheckpointRule):
             ref, values = layer.input_scale, ctx.values(layer.input_scale)
             if ref is None or values is None or layer.format.unaudited:
                 continue
-            odd = [i for i, v in enumerate(values) if not input_faulty(v) and _odd(layer, v, usual)]
-            unusable = sum(map(input_faulty, values))
+            odd = [i for i, v in enumerate(values) if not faulty(v) and _odd(layer, v, usual)]
+            unusable = sum(map(faulty, values))
             broken += unusable + len(odd)
             if odd:
                 absurd = not all(plausible(layer, values[i]) for i in odd)

@@ -22,7 +22,7 @@ Read = Callable[[TensorRef, int, int], bytes]
 
 
 class BadGlobalScale(LayerRule):
-    """A second-level scale is zero, NaN, infinite or negative.
+    """A second-level scale is zero, NaN, infinite, negative or subnormal.
 
     ## What it checks
     weight_scale_2 (modelopt, Quark) and weight_global_scale (compressed-tensors), also one per expert.
@@ -71,7 +71,7 @@ def is_dead(value: float, divides: bool) -> bool:
 def zero_parts(layer: QuantizedLayer, values: Sequence[float], read: Read) -> list[int]:
     """The experts (0 where there is one scale) with a dead global scale, all blocks of which say that they were zero.
 
-    Such a block has codes 7 throughout under NaN or 448, or codes 0.
+    Such a block has codes 7 throughout under NaN or 448, codes 0, or a scale of zero (of either sign): it reads as 0.
     """
     geometry = layer.geometry()
     if geometry is None or layer.format.scale is not E4M3 or not values or geometry.rows % len(values):
@@ -90,7 +90,7 @@ def _was_zero(layer: QuantizedLayer, geometry: Geometry, first: int, rows: int, 
         codes = np.frombuffer(read(layer.codes, row * inner * unit, count * inner * unit), np.uint8)
         blocks = codes.reshape(count, unit, inner)
         seven = (blocks == 0x77).all(axis=1).reshape(-1) & (is_nan(E4M3, scales) | (scales == 0x7E))
-        zero = ((blocks & 0x77) == 0).all(axis=1).reshape(-1)
+        zero = ((blocks & 0x77) == 0).all(axis=1).reshape(-1) | ((scales & 0x7F) == 0)
         if not (seven | zero).all():
             return False
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from auditor.audit import Depth
@@ -11,9 +11,12 @@ from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.groups import FusedSet
 from auditor.layer import QuantizedLayer
 from auditor.rule import GroupRule
-from auditor.scalars import faulty
+from auditor.scalars import alike, factor, faulty, told_apart
 from auditor.tensorref import TensorRef
+from quant.codes import E4M3
 from quant.scheme import GlobalScale
+
+_WIDEST = E4M3.max / float(E4M3.values[0x08])  # above it 448 becomes subnormal
 
 
 class FusedGlobalMismatch(GroupRule):
@@ -21,8 +24,8 @@ class FusedGlobalMismatch(GroupRule):
 
     ## What it checks
     The bits of weight_scale_2 (weight_global_scale) over q/k/v, gate/up, w1/w3 and the other sets that loaders
-    fuse, within and across shards.  Bits, not a tolerance: `allclose` with its absolute 1e-8 accepts any two
-    small scales.
+    fuse, within and across shards; the values, where the dtypes differ.  Bits, not a tolerance: `allclose` with its
+    absolute 1e-8 accepts any two small scales.
 
     ## Why it matters
     A fused matrix has one global scale.  The loader picks one of the values and leaves the block scales as
@@ -36,7 +39,9 @@ class FusedGlobalMismatch(GroupRule):
     ## Fix
     The set's maximum for all, and block scales re-rounded to match, codes untouched: *exact* where the ratio is
     a power of two and nothing underflows, else *bounded* (at ratio 1.25 the error falls from 25.5 % to 2.7 %).
-    With the source all members are requantised with the shared amax, *restored*.
+    Not where the ratio is above 28 672, under which no block scale stays normal (one of the scales is wrong then, see
+    GLB103), nor while the scales differ in dtype (FMT108 comes first).  With the source all members are requantised
+    with the shared amax, *restored*.
 
     ## References
     vllm#54974 (69 % of pairs, up to 10x), vllm#54150, TensorRT-LLM#14199, Model-Optimizer#1403,
@@ -57,21 +62,25 @@ class FusedGlobalMismatch(GroupRule):
         if first is None or len(known) < 2 or len({k.raw for k in known}) == 1:
             return
         if any(not k.comparable(first) for k in known):
-            return  # mixed layouts, dtypes and shapes have rules of their own
+            return  # mixed layouts and shapes have rules of their own
         columns = [[k.values[i] for k in known] for i in range(len(first.values))]
-        unlike = [i for i, column in enumerate(columns) if len(set(column)) > 1]
+        dtypes = len({k.ref.dtype for k in known})
+        unlike = [i for i, column in enumerate(columns) if not alike(column, dtypes)]
+        if not unlike and dtypes > 1:
+            return  # the same value, as far as each dtype holds it
         usable = [columns[i] for i in unlike if not any(map(faulty, columns[i]))]
         ratios = [max(column) / min(column) for column in usable]
-        shown = ", ".join(f"{k.layer.leaf} {k.values[0]:.6g}" for k in known)
+        fixable = len(usable) == len(unlike) and dtypes == 1 and rescalable(ratios)
+        shown = told_apart([(k.layer.leaf, k.values[0]) for k in known])
         if len(columns) > 1:
             shown = f"{len(unlike)} of {len(columns)} experts differ"
         yield self.finding(
             first.ref,
-            f"fused set {group.label}: {shown}" + (f"; ratio up to {max(ratios):.4g}" if ratios else ""),
+            f"fused set {group.label}: {shown}" + (f"; ratio up to {factor(max(ratios))}" if ratios else ""),
             count=max(1, len(unlike)),
             places=ctx.places(first.ref, unlike or [0]),
             related=[k.ref.name for k in known[1:]],
-            fix=_fix(ratios, first.layer) if len(usable) == len(unlike) else None,
+            fix=_fix(ratios, first.layer) if fixable else None,
             layer=first.layer.name,
         )
 
@@ -83,8 +92,13 @@ class _Known(NamedTuple):
     raw: bytes
 
     def comparable(self, other: _Known) -> bool:
-        same = self.layer.format.global_scale is other.layer.format.global_scale and self.ref.dtype == other.ref.dtype
+        same = self.layer.format.global_scale is other.layer.format.global_scale
         return same and len(self.values) == len(other.values)
+
+
+def rescalable(ratios: Iterable[float]) -> bool:
+    """Whether block scales can bear these ratios: where 448 itself becomes subnormal the set has no scale in common."""
+    return all(ratio <= _WIDEST for ratio in ratios)
 
 
 def _fix(ratios: list[float], member: QuantizedLayer) -> Remedy:

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 from auditor.audit import Depth
 from auditor.context import Context
-from auditor.finding import Finding, Remedy, Safety, Severity
+from auditor.finding import PLACES_KEPT, Finding, Remedy, Safety, Severity
 from auditor.layer import QuantizedLayer
+from auditor.probes import NONE, FloatStats, Hits
 from auditor.rule import LayerRule
+from auditor.scalars import TINY
 from auditor.under import live_zeros
 
 
 class BadFloatScale(LayerRule):
-    """An FP8 scale is NaN, infinite or negative, or zero over codes that are not.
+    """An FP8 scale is NaN, infinite, negative or subnormal, or zero over codes that are not.
 
     ## What it checks
     Scales per tensor, channel or 128x128 block stored as floats (weight_scale, weight_scale_inv), of audited
@@ -21,7 +23,8 @@ class BadFloatScale(LayerRule):
 
     ## Why it matters
     NaN, infinity and sign reach every weight under the scale; zero wipes them out.  A per-tensor scale of zero
-    is what an all-zero weight leaves behind, with NaN bytes for codes (WGT102).
+    is what an all-zero weight leaves behind, with NaN bytes for codes (WGT102).  Under a subnormal one the weights
+    are nothing, and its reciprocal may overflow.
 
     ## What engines do
     They multiply by it, in spite of the name weight_scale_inv.
@@ -48,6 +51,7 @@ class BadFloatScale(LayerRule):
         if not layer.format.unaudited:
             bad["negative"] = stats.negative
             bad["zero"] = live_zeros(layer, ctx) if stats.zeros.count else stats.zeros
+            bad["subnormal"] = _subnormal(layer, stats, ctx)
         found = {kind: h for kind, h in bad.items() if h.count}
         if not found:
             return
@@ -60,3 +64,11 @@ class BadFloatScale(LayerRule):
         message = f"{count} of {stats.size} scales: {shown}"
         where = ctx.places(layer.scales, places)
         yield self.finding(layer.scales, message, count=count, places=where, fix=fix, layer=layer.name)
+
+
+def _subnormal(layer: QuantizedLayer, stats: FloatStats, ctx: Context) -> Hits:
+    """Positive scales below the normal float32 range; of a large tensor only that there are some."""
+    if stats.low >= TINY:
+        return NONE
+    found = [i for i, value in enumerate(ctx.values(layer.scales) or ()) if 0 < value < TINY]
+    return Hits(len(found) or 1, tuple(found[:PLACES_KEPT]))

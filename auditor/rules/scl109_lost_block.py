@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from auditor.audit import Depth
-from auditor.blocks import Kind, Under, pick
+from auditor.blocks import Bytes, Kind, Mask, Under, pick
 from auditor.context import Context
 from auditor.finding import PLACES_KEPT, Finding, Remedy, Safety, Severity
 from auditor.formats.base import Role
@@ -13,6 +15,7 @@ from auditor.layer import QuantizedLayer
 from auditor.probes import NONE, Hits
 from auditor.rule import LayerRule
 from auditor.scalars import faulty
+from quant.cast import is_nan
 from quant.codes import E4M3
 
 
@@ -20,9 +23,8 @@ class LostBlock(LayerRule):
     """A block is sixteen times +6 under a finite scale: a NaN scale was papered over.
 
     ## What it checks
-    At full depth: blocks whose packed bytes are all 0x77 while no scale of the tensor is NaN, in tensors where
-    they are the exception (fewer than half of the blocks).  Blocks under a scale of zero are left out on both
-    sides: they read as zeros, and SCL102 speaks of them.
+    At full depth: blocks whose packed bytes are all 0x77, in tensors where they are the exception (fewer than half of
+    the blocks).  Blocks under a scale of zero or NaN are left out on both sides: SCL102 and SCL101 speak of them.
 
     ## Why it matters
     0x77 throughout is what dividing by a NaN scale leaves (SCL101, case 1).  Replacing only the NaN byte by 448
@@ -48,12 +50,13 @@ class LostBlock(LayerRule):
     def check(self, layer: QuantizedLayer, ctx: Context) -> Iterator[Finding]:
         """One finding per codes tensor."""
         codes, scales = ctx.code_stats(layer.codes), ctx.byte_stats(layer.scales)
-        if codes is None or scales is None or not codes.sevens.count or scales.nan.count:
+        if codes is None or scales is None or not codes.sevens.count:
             return
         if any(faulty(value) for value in ctx.values(layer.get(Role.GLOBAL)) or ()):
             return
-        lost = _lost(layer, ctx, codes.sevens) if scales.zeros.count else codes.sevens
-        if not lost.count or 2 * lost.count >= scales.size - scales.zeros.count:
+        apart = scales.zeros.count + scales.nan.count
+        lost = _lost(layer, ctx, codes.sevens) if apart else codes.sevens
+        if not lost.count or 2 * lost.count >= scales.size - apart:
             return
         message = f"{lost.count} of {scales.size} blocks are sixteen times +6 under a finite scale"
         fix = Remedy(Safety.GUESS, "zero the blocks; with the source they are restored")
@@ -61,17 +64,23 @@ class LostBlock(LayerRule):
         yield self.finding(layer.scales, message, count=lost.count, places=places, fix=fix, layer=layer.name)
 
 
+def live(scales: Bytes) -> Mask:
+    """Which block scales are neither zero nor NaN."""
+    return np.asarray((scales != 0) & ~is_nan(E4M3, scales))
+
+
 def _lost(layer: QuantizedLayer, ctx: Context, sevens: Hits) -> Hits:
-    """Of the blocks of 0x77 in a tensor with zero scales, those whose scale is another."""
-    report, geometry = ctx.blocks(layer, Kind.ZERO), layer.geometry()
-    if report is None or geometry is None:
+    """Of the blocks of 0x77 in a tensor with zero or NaN scales, those whose scale is another."""
+    geometry = layer.geometry()
+    if geometry is None:
         return NONE
-    under = report.hits(Kind.ZERO, Under.SEVENS)
-    count = sevens.count - under.count
-    if not count or not under.count:
+    reports = ((kind, ctx.blocks(layer, kind)) for kind in (Kind.ZERO, Kind.NAN))
+    under = sum(report.hits(kind, Under.SEVENS).count for kind, report in reports if report is not None)
+    count = sevens.count - under
+    if not count or not under:
         return Hits(count, sevens.first if count else ())
     first: list[int] = []
-    for blocks in pick(ctx.read, layer, geometry, lambda scales: scales != 0):
+    for blocks in pick(ctx.read, layer, geometry, live):
         first += blocks.flat[blocks.sevens].tolist()
         if len(first) >= min(count, PLACES_KEPT):
             break

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from auditor.finding import Finding, Safety
 from auditor.layer import Geometry, QuantizedLayer
+from auditor.rules.scl109_lost_block import live
 from repair.effect import Effect
 from repair.fixes.blocks import Bytes, Pick, Picked, pick, set_scales, zero_codes
 from repair.fixes.desk import Desk
@@ -38,10 +39,10 @@ def lost_block(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     if layer is None or geometry is None:
         yield Left(finding.code, finding.tensor, _SHAPES, finding.count)
         return
-    found = sum(int(b.sevens.sum()) for b in pick(desk, layer, geometry, _any))
+    found = sum(int(b.sevens.sum()) for b in pick(desk, layer, geometry, live))
     if found:
         effect = Effect(layer.name, "the stored weights", 0.0, None, "noise becomes 0; content unknown")
-        changes = _zero(desk, layer, geometry, _any, sevens=True)
+        changes = _zero(desk, layer, geometry, live, sevens=True)
         yield Proposal(
             finding.code, finding.tensor, Safety.GUESS, reason, found, "codes 0x77 -> 0x00",
             changes, (layer.name,), (effect,),
@@ -109,10 +110,6 @@ def _e8m0_edits(desk: Desk, layer: QuantizedLayer, geometry: Geometry) -> Iterat
 
 def _is_255(scales: Bytes) -> NDArray[np.bool_]:
     return np.asarray(scales == 255)
-
-
-def _any(scales: Bytes) -> NDArray[np.bool_]:
-    return np.ones(scales.size, np.bool_)
 
 
 def _zeroed(

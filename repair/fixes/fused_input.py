@@ -35,6 +35,9 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         return
     edits = list(equalised(group, desk))
     if not edits:
+        if len({tuple(desk.values(m.input_scale)) for m in members if m.input_scale}) > 1:
+            reason = "too far apart, or of another dtype: which of them is right is not known"
+            yield Left(finding.code, finding.tensor, reason)
         return
     new = decode_floats(edits[0].new, edits[0].ref.dtype)[0]
     old = desk.values(edits[0].ref)[0]

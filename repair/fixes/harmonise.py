@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from auditor.finding import Finding, Safety
 from auditor.layer import QuantizedLayer
+from auditor.rules.glb102_fused_global_mismatch import rescalable
 from auditor.scalars import faulty
 from quant.cast import encode, nearest
 from quant.codes import E4M3
@@ -170,7 +171,14 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         if geometry is None or not values or geometry.rows % len(values):
             yield Left(finding.code, finding.tensor, f"{member.leaf}: the shapes of codes and scales do not agree")
             return
+    if len({m.global_scale.dtype for m in members if m.global_scale}) > 1:
+        yield Left(finding.code, finding.tensor, "the set's global scales differ in dtype: FMT108 comes first")
+        return
     changing = list(_changing(desk, members, columns))
+    if not rescalable(float(max(m.ratio, 1 / m.ratio)) for m in changing):
+        reason = "so far apart that no block scale would stay normal: one of the global scales is wrong"
+        yield Left(finding.code, finding.tensor, reason)
+        return
     exact = all(m.exact for m in changing)
     change = "; ".join(f"{m.layer.leaf} {m.old:.6g} -> {m.new:.6g}" for m in changing[:3])
     if len(changing) > 3:

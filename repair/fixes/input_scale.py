@@ -10,7 +10,7 @@ import numpy as np
 from auditor.finding import Finding, Safety
 from auditor.groups import FusedSet
 from auditor.layer import QuantizedLayer
-from auditor.peers import amax_of, company, plausible, projection, sound
+from auditor.peers import FAR, amax_of, company, plausible, projection, sound
 from auditor.tensorref import TensorRef
 from quant.activation import Fill, Policy, is_zero, replacement
 from quant.errors import NumericError
@@ -46,7 +46,10 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     if any(values[i] < 0 for i in bad):
         reason = f"a negative scale is a fault of the exporter; {choice.reason}"
         choice = choice._replace(safety=Safety.GUESS, reason=reason)
-    change = f"{values[bad[0]]:.6g} -> {choice.value:.6g}"
+    final, others = _in_set(layer, choice.value, desk)
+    change = f"{values[bad[0]]:.6g} -> {final:.6g}" + f"; and {others} more of its set" * bool(others)
+    if final != choice.value:
+        choice = choice._replace(reason=f"{choice.reason}: {choice.value:.6g}, but its set has a larger one")
     yield Proposal(
         finding.code,
         finding.tensor,
@@ -57,6 +60,18 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         _edits(layer, ref, bad, choice.raw, desk),
         (layer.name,),
     )
+
+
+def _in_set(layer: QuantizedLayer, value: float, desk: Desk) -> tuple[float, int]:
+    """What a new scale becomes once it agrees with its fused set, and how many of the set's others change with it."""
+    group = desk.ctx.fused.get(layer.name)
+    others = [amax for amax, _, ref in usable(group, desk) if ref is not layer.input_scale] if group else []
+    amax = amax_of(layer, value)
+    top = max([amax, *others])
+    if not others or not plausible(layer, value) or top > FAR * min([amax, *others]):
+        return value, 0
+    unit = amax / value if not divides(layer) else amax * value
+    return (value if top == amax else top / unit if not divides(layer) else unit / top), sum(o != top for o in others)
 
 
 def _bad(layer: QuantizedLayer, values: Sequence[float], desk: Desk) -> list[int]:
@@ -76,7 +91,10 @@ def choose(layer: QuantizedLayer, dtype: str, bad: Sequence[float], desk: Desk) 
     """
     policy, floor = desk.options.policy, desk.options.floor
     inverse, ref = divides(layer), layer.input_scale
-    live = [v for v in desk.values(ref) if plausible(layer, v)] if ref is not None else []
+    live, whose = [v for v in desk.values(ref) if plausible(layer, v)] if ref is not None else [], "the tensor"
+    group = desk.ctx.fused.get(layer.name)
+    if not live and group is not None:
+        live, whose = [v for *_, held in usable(group, desk) for v in desk.values(held)], "its fused set"
     found = company(layer, desk.ctx, desk.values_of)
     zeros = bool(is_zero(np.array(bad), inverse).all())
     if policy is Policy.MIN_POSITIVE and not zeros:
@@ -84,7 +102,7 @@ def choose(layer: QuantizedLayer, dtype: str, bad: Sequence[float], desk: Desk) 
     if policy is Policy.PEER_MAX and found is None:
         return f"no plausible peer to take it from: choose --policy {'min-positive or ' * zeros}floor=VALUE"
     peers = (np.array(found.values),) if found else ()
-    safety, reason = Safety.GUESS, f"min-positive: {'the smallest of the tensor' if live else '1e-8'}"
+    safety, reason = Safety.GUESS, f"min-positive: {f'the smallest of {whose}' if live else '1e-8'}"
     if policy is Policy.PEER_MAX and found is not None:
         safety, reason = found.safety, str(found)
     elif policy is Policy.FLOOR:
@@ -110,8 +128,8 @@ def _edits(layer: QuantizedLayer, ref: TensorRef, bad: list[int], raw: bytes, de
         yield from equalised(group, desk)
 
 
-def equalised(group: FusedSet, desk: Desk) -> Iterator[Edit]:
-    """The set's largest usable activation scale (smallest divisor) for all usable members, where they differ."""
+def usable(group: FusedSet, desk: Desk) -> list[tuple[float, bytes, TensorRef]]:
+    """Amax, bytes and tensor of the set's activation scales that may be taken from, as they will be."""
     known = []
     for member in group.members:
         ref = member.input_scale
@@ -120,8 +138,16 @@ def equalised(group: FusedSet, desk: Desk) -> Iterator[Edit]:
         values = desk.values(ref)
         if sound(member, desk.ctx, values):
             known.append((amax_of(member, values[0]), desk.raw(ref), ref))
+    return known
+
+
+def equalised(group: FusedSet, desk: Desk) -> Iterator[Edit]:
+    """The set's largest usable activation scale (smallest divisor) for all usable members, where they differ."""
+    known = usable(group, desk)
     if len({raw for _, raw, _ in known}) < 2 or len({ref.dtype for *_, ref in known}) > 1:
         return
+    if max(amax for amax, *_ in known) > FAR * min(amax for amax, *_ in known):
+        return  # one of them is not of these hidden states, and nothing tells which
     _, best, _ = max(known, key=lambda k: k[0])
     for _, raw, ref in known:
         if raw != best:

@@ -11,7 +11,8 @@ import pytest
 from auditor.audit import Depth
 from auditor.engine import examine
 from auditor.finding import Safety, Severity
-from auditor.peers import amax_of, input_faulty, plausible, remedy, siblings, typical
+from auditor.peers import amax_of, plausible, remedy, siblings, typical
+from auditor.scalars import faulty
 from tests.damages.harness import set_float
 from tests.forge import make
 
@@ -35,8 +36,8 @@ def test_plausible_at_its_bounds(amax: float, verdict: bool, tmp_path: Path) -> 
 
 def test_subnormals_are_faulty_and_the_smallest_normal_is_not() -> None:
     tiny = np.finfo(np.float32).tiny
-    assert not input_faulty(float(tiny))
-    assert input_faulty(float(np.nextafter(tiny, np.float32(0))))
+    assert not faulty(float(tiny))
+    assert faulty(float(np.nextafter(tiny, np.float32(0))))
 
 
 @pytest.mark.parametrize(

@@ -196,12 +196,17 @@ def test_scl109_is_about_exceptions(lost: int, speaks: bool, tmp_path: Path) -> 
     assert codes(audited(damaged.write(tmp_path), Depth.FULL)) == (["SCL109"] if speaks else [])
 
 
-def test_scl109_leaves_nan_to_scl101(tmp_path: Path) -> None:
+@pytest.mark.parametrize("nan", [1, 3])
+def test_scl109_leaves_nan_to_scl101(nan: int, tmp_path: Path) -> None:
+    """A NaN scale beside them hides no block that was papered over; blocks under NaN scales are SCL101's."""
     damaged, layer = model()
     for flat in range(3):
         set_block(damaged, layer, flat, 0x77)
-    set_scale(damaged, layer.scales, 0, 0x7F)
-    assert codes(audited(damaged.write(tmp_path), Depth.FULL)) == ["SCL101"]
+    for flat in range(nan):
+        set_scale(damaged, layer.scales, flat, 0x7F)
+    audit = audited(damaged.write(tmp_path), Depth.FULL)
+    assert codes(audit) == ["SCL101", "SCL109"][: 2 if nan < 3 else 1]
+    assert [(f.count, f.places[0].index) for f in audit.findings if f.code == "SCL109"] == [(2, (0, 1))][: nan < 3]
 
 
 @pytest.mark.parametrize(("zeros", "lost"), [([50], [5]), ([0, 7, 9], [6, 8]), (range(20), range(20, 50))])

@@ -125,14 +125,32 @@ def test_powers_of_two_are_exact(layout: str, ratio: float, tmp_path: Path) -> N
 
 
 def test_scales_that_vanish_are_counted_and_their_codes_zeroed(tmp_path: Path) -> None:
-    model, name = fused("modelopt-nvfp4", 2.0**-24)
+    model, name = fused("modelopt-nvfp4", 2.0**-14)
+    scales = model.tensors[f"{name}.weight_scale"]
+    few = np.frombuffer(scales.data, np.uint8).copy()
+    few[::3] = 0x38
+    model.tensors[f"{name}.weight_scale"] = scales._replace(data=few.tobytes())
     root = model.write(tmp_path / "x")
     mended = mend(root, BOUNDED, Depth.FULL)
     repair = mended.built.repairs[0]
-    assert "become zero" in repair.reason
+    assert f"{few[::3].size} scales become zero" in repair.reason
     assert repair.safety is Safety.BOUNDED
-    assert not weights(root, name).any()
+    gone = ~weights(root, name).reshape(few.size, 16).any(axis=1)
+    assert gone[::3].all()
+    assert not gone.all()
     assert not [f for f in mended.after.findings if f.code == "SCL102"]
+
+
+@pytest.mark.parametrize("ratio", [2.0**-15, 1e-9, 3e-38, 2.0**15, 1e20])
+@pytest.mark.parametrize("layout", ["modelopt-nvfp4", "ct-nvfp4"])
+def test_a_sound_layer_is_not_given_up_for_a_wrong_scale(layout: str, ratio: float, tmp_path: Path) -> None:
+    """Under a scale so far off no block scale would stay normal: nothing is promised, nothing is done."""
+    model, _ = fused(layout, ratio)
+    root = model.write(tmp_path / "x")
+    mended = mend(root, BOUNDED, Depth.FULL)
+    assert "GLB102" not in {repair.rule for repair in mended.built.repairs}
+    assert "GLB102" in {left.rule for left in mended.built.left}
+    assert not [f for f in mended.before.findings if f.code == "GLB102" and f.fix]
 
 
 def test_a_lost_tensor_does_not_become_the_amax(tmp_path: Path) -> None:
