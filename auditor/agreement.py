@@ -23,7 +23,7 @@ _HOLDS = {
 def contradiction(layer: QuantizedLayer, algorithm: Algorithm, declared: Declared) -> tuple[str, Severity] | None:
     """(what is stored, severity) when it is not what the algorithm leaves on disk, else None."""
     holds, wanted = coarse(layer.format), _HOLDS.get(algorithm.family)
-    if wanted is None:
+    if wanted is None or not holds:
         return None
     if holds != wanted:
         if (wanted, holds) == ("nvfp4", "nvfp4-32"):
@@ -46,6 +46,8 @@ def _fp8(layer: QuantizedLayer, algorithm: Algorithm, declared: Declared) -> tup
         elif algorithm.family is Family.FP8_BLOCK:
             height, width = algorithm.block or (128, 128)
             fits = rows <= height and columns <= width
+    elif layer.scales.shape == layer.codes.shape[:1] and len(layer.codes.shape) == 3:
+        stored, fits = "one scale per expert", algorithm.family is Family.FP8
     elif layer.format.block == (1, 0):
         stored, fits = "one scale per channel", algorithm.family is Family.FP8_CHANNEL or declared.method == "fp8"
     else:

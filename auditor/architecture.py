@@ -113,9 +113,12 @@ def model_types(config: Json | None) -> list[str]:
 
 @cache
 def coarse(fmt: Format) -> str:
-    """What a layout holds, as far as loaders that fuse layers care: nvfp4, nvfp4-32, mxfp4, mxfp8, fp8 or integer."""
+    """What a layout holds, as far as loaders that fuse layers care: nvfp4, nvfp4-32, mxfp4, mxfp8, fp8, integer.
+
+    "" where it is not known.
+    """
     if fmt.unaudited:
-        return "integer"
+        return fmt.holds
     if fmt.is_fp4():
         mx = fmt.scale is not None and fmt.scale.name.startswith("e8m0")
         return "mxfp4" if mx else "nvfp4-32" if fmt.block == (1, 32) else "nvfp4"

@@ -14,6 +14,8 @@ from auditor.draft import Draft, shown
 from auditor.jsonfile import Json
 from auditor.patterns import Dialect, Matcher, ancestors, dialect_of
 
+_UNAUDITED = (Family.PLAIN, Family.UNKNOWN, Family.INTEGER)
+
 
 class Pattern(NamedTuple):
     """One entry of an ignore or exclude list, as stored, and where it came from."""
@@ -90,6 +92,11 @@ class Declared:
     def may_be_excluded(self, module: str) -> bool:
         """Whether some loader might take the module as unquantised, or a pattern could not be evaluated."""
         return self._matcher.loose(module)
+
+    def quantises(self, module: str) -> bool:
+        """Whether the module is surely declared quantised, in a format that is audited: no list may exclude it."""
+        algorithm = self.algo_for(module)
+        return algorithm is not None and algorithm.family not in _UNAUDITED and not self.may_be_excluded(module)
 
     @property
     def together(self) -> tuple[Declared, ...]:

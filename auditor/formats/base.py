@@ -83,6 +83,7 @@ class Format:
     fits: Callable[[Mapping[Role, Shape]], bool] | None = None
     amax_unit: float = 0.0  # scale = amax / amax_unit for activations; 0 where the layout has none
     unaudited: str = ""  # why its numbers are not checked; "" when they are
+    holds: str = "integer"  # what an unaudited layout holds; "" for one that may hold anything
 
     def name_for(self, method: str) -> str:
         """The layout's name under a declared quant_method."""

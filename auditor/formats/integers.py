@@ -1,4 +1,4 @@
-"""INT4 and INT8 families and bitsandbytes: recognised and listed as not checked; their files still are."""
+"""INT4 and INT8 families, bitsandbytes, torchao: recognised and listed as not checked; their files still are."""
 
 from __future__ import annotations
 
@@ -67,4 +67,16 @@ BNB_INT8 = Format(
         Role.OTHER: _optional("weight_format", U8),
     },
     unaudited=f"bitsandbytes {_WHY}",
+)
+# A tensor subclass by its parts; which one it is, and of what, stands in the header's metadata.
+TORCHAO = Format(
+    name="torchao",
+    parts={
+        Role.CODES: Part("_weight_qdata", _ANY | frozenset({"F8_E5M2", "F4"})),
+        Role.SCALES: Part("_weight_scale", _ANY | frozenset({"F8_E8M0"})),
+        Role.ZERO_POINT: _optional("_weight_zero_point", _ANY),
+        Role.GLOBAL: _optional("_weight_per_tensor_scale", FLOATS),
+    },
+    unaudited=f"torchao {_WHY}",
+    holds="",
 )

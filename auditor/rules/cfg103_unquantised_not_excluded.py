@@ -8,12 +8,11 @@ from auditor.architecture import HEADS, Linear, generalised, hidden_layers, is_s
 from auditor.audit import Depth
 from auditor.automaton import MAX_PATTERN
 from auditor.context import Context
-from auditor.declared import Declared, Family
+from auditor.declared import Declared
 from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.rule import CheckpointRule
 from auditor.rules.cfg108_garbled_pattern import garbled
 
-_SKIP = (Family.PLAIN, Family.UNKNOWN, Family.INTEGER)
 # Their loaders know by themselves what is never quantised, and published files list little or nothing.
 _UNLISTED = ("fp8", "deepseek_v4_fp8", "mxfp8", "fbgemm_fp8")
 
@@ -82,8 +81,7 @@ def unlisted(ctx: Context, kind: str = "") -> Iterator[Linear]:
     for linear in (*plain_linears(ctx), *heads(ctx)):
         if kind and generalised(linear.module) != kind:
             continue
-        algorithm = declared.algo_for(linear.module)
-        if algorithm is not None and algorithm.family not in _SKIP and not declared.may_be_excluded(linear.module):
+        if declared.quantises(linear.module):
             yield linear
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from auditor.audit import Depth
 from auditor.context import Context
@@ -23,7 +24,10 @@ class UnexplainedTensor(CheckpointRule):
 
     ## What it checks
     Tensors of 8 bits and less (U8, I8, FP8, FP4) that belong to no recognised layer, FP8 weights without any
-    scale apart (FMT103).  The message names the layout that comes closest and what it lacks.
+    scale apart (FMT103).  The message names the layout that comes closest, one that is used here before others, and
+    what it lacks.  An error where the configuration declares the module quantised in a way that is audited, or where
+    the closest layout is used here: then a part is missing.  Modules with a tensor whose entry cannot be read are
+    left to FIL103.
 
     ## Why it matters
     Its scale is missing, misnamed or of a dtype that no server reads there: the layer loads with garbage or
@@ -50,6 +54,8 @@ class UnexplainedTensor(CheckpointRule):
         for ref in ctx.checkpoint.tensors.values():
             module, leaf = split(ref.name)
             modules.setdefault(module, {})[leaf] = ref
+        unread = unread_modules(ctx)
+        used = frozenset(layer.format.name for layer in ctx.layers)
         scaled: dict[str, bool] = {}  # once per module: one without dots in its names may hold every tensor
         for ref in ctx.recognised.unclaimed:
             module, leaf = split(ref.name)
@@ -59,29 +65,45 @@ class UnexplainedTensor(CheckpointRule):
                 scaled[module] = _has_scale(modules[module])
             if (ref.dtype.startswith("F8_") and not scaled[module]) or MARKERS & modules[module].keys():
                 continue
+            if module in unread:
+                continue
             shape = "x".join(map(str, ref.shape)) or "scalar"
-            yield self.finding(ref, f"{ref.dtype} {shape}: {_closest(leaf, modules[module])}", layer=module)
+            closest = _closest(leaf, modules[module], used)
+            severity = Severity.ERROR if closest.used or ctx.declared.quantises(module) else None
+            yield self.finding(ref, f"{ref.dtype} {shape}: {closest.words}", layer=module, severity=severity)
+
+
+class _Closest(NamedTuple):
+    words: str
+    used: bool  # by other layers of the checkpoint
+
+
+def unread_modules(ctx: Context) -> set[str]:
+    """Modules of which a tensor's header entry cannot be read."""
+    return {split(name)[0] for shard in ctx.checkpoint.shards.values() for name in shard.header.unreadable}
 
 
 def _has_scale(leaves: dict[str, TensorRef]) -> bool:
     return any(is_weight_scale(leaf) or leaf == "SCB" for leaf in leaves)
 
 
-def _closest(leaf: str, leaves: dict[str, TensorRef]) -> str:
-    """What the nearest layout would need, in words."""
+def _closest(leaf: str, leaves: dict[str, TensorRef], used: frozenset[str]) -> _Closest:
+    """What the nearest layout would need."""
     if len(leaves) <= _FEW:
-        return _memoised(leaf, tuple((name, ref.dtype) for name, ref in leaves.items()))
-    return _nearest(leaf, {name: ref.dtype for name, ref in leaves.items()}) if len(leaves) < _MANY else _NONE
+        return _memoised(leaf, tuple((name, ref.dtype) for name, ref in leaves.items()), used)
+    if len(leaves) >= _MANY:
+        return _Closest(_NONE, False)
+    return _nearest(leaf, {name: ref.dtype for name, ref in leaves.items()}, used)
 
 
 @lru_cache(4096)  # modules are many, kinds of module few
-def _memoised(leaf: str, dtypes: tuple[tuple[str, str], ...]) -> str:
-    return _nearest(leaf, dict(dtypes))
+def _memoised(leaf: str, dtypes: tuple[tuple[str, str], ...], used: frozenset[str]) -> _Closest:
+    return _nearest(leaf, dict(dtypes), used)
 
 
-def _nearest(leaf: str, dtypes: dict[str, str]) -> str:
-    """The layout that lacks least and, among those, has most."""
-    best: tuple[int, int, str] = (99, 0, _NONE)
+def _nearest(leaf: str, dtypes: dict[str, str], used: frozenset[str]) -> _Closest:
+    """The layout that lacks least of those that are used here, else of all; and, among those, has most."""
+    best: tuple[bool, int, int, str] = (True, 99, 0, _NONE)
     for fmt in all_formats():
         suffix = next(iter(fmt.parts.values())).suffix
         if not leaf.endswith(suffix) or (not fmt.stemmed and leaf != suffix) or fmt.unaudited:
@@ -94,5 +116,6 @@ def _nearest(leaf: str, dtypes: dict[str, str]) -> str:
             if dtypes.get(stem + part.suffix, "") not in part.dtypes
         ]
         if lacks and len(lacks) < len(required):
-            best = min(best, (len(lacks), -len(required), f"{fmt.name} would need {', '.join(lacks)}"))
-    return best[2]
+            words = f"{fmt.name} would need {', '.join(lacks)}"
+            best = min(best, (fmt.name not in used, len(lacks), -len(required), words))
+    return _Closest(best[3], not best[0])

@@ -9,13 +9,16 @@ from auditor.context import Context
 from auditor.finding import Finding, Severity
 from auditor.layer import CODE_DTYPES, SCALE_LEAVES, split
 from auditor.rule import CheckpointRule
+from auditor.rules.fmt102_unexplained_tensor import unread_modules
 
 
 class OrphanScale(CheckpointRule):
     """A scale has no weight to scale.
 
     ## What it checks
-    weight_scale, input_scale and the like in a module that holds no quantised weight.
+    weight_scale, input_scale and the like in a module that holds no quantised weight.  An error where the scale is a
+    weight's, the module holds no weight at all, and the configuration declares it quantised.  Modules with a tensor
+    whose entry cannot be read are left to FIL103.
 
     ## Why it matters
     Either the weight is missing, or it was saved unquantised while its scale was kept: a server that sees the
@@ -40,10 +43,14 @@ class OrphanScale(CheckpointRule):
             return
         coded = {split(ref.name)[0] for ref in ctx.recognised.unclaimed if _is_codes(ref.name, ref.dtype)}
         coded.update(layer.module for layer in ctx.layers)
+        coded |= unread_modules(ctx)
         for ref in ctx.recognised.unclaimed:
             module, leaf = split(ref.name)
             if module not in coded and not _is_codes(ref.name, ref.dtype) and (leaf in SCALE_LEAVES or "scale" in leaf):
-                yield self.finding(ref, f"{leaf} in a module without a quantised weight", layer=module)
+                lost = leaf.startswith("weight_") and f"{module}.weight" not in ctx.checkpoint.tensors
+                severity = Severity.ERROR if lost and ctx.declared.quantises(module) else None
+                message = f"{leaf} in a module without a {'' if lost else 'quantised '}weight"
+                yield self.finding(ref, message, layer=module, severity=severity)
 
 
 def _is_codes(name: str, dtype: str) -> bool:

@@ -8,7 +8,10 @@ from auditor.formats.base import Role, all_formats, block_shape, ceil_div
 from tests.layouts import LAYOUTS
 
 # Recognised, but made elsewhere in the tests than in the forge's table.
-ELSEWHERE = {"ct-mxfp6", "fused-fp8-block", "fused-fp8-channel", "modelopt-3d-fp8"}
+ELSEWHERE = {
+    "ct-mxfp6", "fused-fp8-block", "fused-fp8-channel", "modelopt-3d-fp8", "modelopt-3d-mx", "modelopt-3d-w4a8",
+    "torchao",
+}  # fmt: skip
 
 
 def test_names_are_unique_and_sorted() -> None:

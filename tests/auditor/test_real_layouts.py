@@ -229,12 +229,38 @@ def test_unaudited_formats_are_listed_with_a_reason(tmp_path: Path) -> None:
         assert all("not audited" in skipped.reason for skipped in audit.skipped)
 
 
-def test_a_layout_nobody_knows_is_said_and_listed(tmp_path: Path) -> None:
-    """torchao's names: nothing claims them, nothing passes for sound."""
+@pytest.mark.parametrize("known", [True, False])
+def test_torchao_is_listed_and_what_nobody_knows_is_said(known: bool, tmp_path: Path) -> None:
+    """A tensor subclass by its parts; under other names nothing claims it, and nothing passes for sound."""
     model = make("modelopt-fp8").copy()
-    for old in [name for name in model.tensors if "_proj.weight" in name]:
-        new = old.replace("weight_scale", "_weight_scale").replace(".weight", "._weight_qdata")
+    codes_, scales = ("._weight_qdata", "._weight_scale") if known else (".data_of", ".scale_of")
+    for old in [name for name in model.tensors if name.endswith(("_proj.weight", "_proj.weight_scale"))]:
+        new = old.replace(".weight_scale", scales).replace(".weight", codes_)
         model.tensors[new] = model.tensors.pop(old)
+    model.config["quantization_config"] = {"quant_method": "torchao", "quant_type": "float8wo"}
+    model.hf_quant = None
     audit = audited(model.write(tmp_path))
-    assert {"FMT102"} <= set(codes(audit))
-    assert {s.tensor for s in audit.skipped} >= {n for n in model.tensors if n.endswith("_qdata")}
+    assert set(codes(audit)) == (set() if known else {"FMT102"})
+    assert {s.tensor for s in audit.skipped} >= {n for n in model.tensors if n.endswith(codes_)}
+
+
+@pytest.mark.parametrize("algo", ["MXFP4", "MXFP8", "W4A8_NVFP4_FP8"])
+def test_fused_experts_that_no_loader_reads_are_listed(algo: str, tmp_path: Path) -> None:
+    """As modelopt 0.47 writes them: quantised along the last axis, a scale for 32."""
+    rng = np.random.default_rng(0)
+    at, experts, rows, columns = "model.layers.0.mlp.experts.down_proj", 4, 64, 128
+    wide, half = ("F8_E4M3", columns) if algo == "MXFP8" else ("U8", columns // 2)
+    small = "F8_E4M3" if algo.startswith("W4") else "U8"
+    tensors = {
+        at: raw(wide, rng.integers(0, 120, (experts, rows, half), np.uint8)),
+        f"{at}_weight_scale": raw(small, rng.integers(110, 120, (experts, rows, columns // 32), np.uint8)),
+    }
+    if algo.startswith("W4"):
+        tensors |= {f"{at}_{part}": raw("F32", np.float32(0.01)) for part in ("weight_scale_2", "input_scale")}
+    model = make("modelopt-nvfp4").copy()
+    model.tensors = tensors
+    model.config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": algo, "ignore": []}
+    model.hf_quant = None
+    audit = audited(model.write(tmp_path))
+    assert codes(audit) == []
+    assert [s.tensor for s in audit.skipped] == [at]
