@@ -49,8 +49,8 @@ def repaired_copy(
 ) -> Copied:
     """Carry out a plan in a copy of the checkpoint at ``out``, which must not exist.
 
-    ``rewrites``: shard -> tensor -> Change, done after the shard's patches.  ``link``: hard-link the shards that
-    do not change where blocks cannot be shared; such files must not be patched in place later, and are refused.
+    ``rewrites``: shard -> tensor -> Change, done after the shard's patches.  ``link``: hard-link the files that
+    do not change, where that can be done; such files must not be patched in place later, and are refused.
     Raises RepairError, leaving the unfinished folder, when a file is not what the plan was made for.
     """
     rewrites = rewrites or {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.checkpoint import half_done
 from auditor.finding import Finding, Severity
-from quant.errors import RepairError
+from quant.errors import RepairError, UsageError
 from reports.belonging import expect_free
 from reports.cli import choices, repairoptions, repairplan
 from reports.cli.guard import ending, say
@@ -49,6 +49,7 @@ class Job(NamedTuple):
     source: Path | None = None
     method: str = "auto"
     apply: Path | None = None
+    link: bool = False
     terms: Terms = EVERYTHING
 
     def run(self) -> int:
@@ -153,7 +154,7 @@ class Job(NamedTuple):
         root = ctx.checkpoint.root
         entry = proof = ""
         if self.out is not None:
-            proof = repairplan.copy(root, built, plan, self.out)
+            proof = repairplan.copy(root, built, plan, self.out, link=self.link)
             _, after = self._scan(str(self.out))
         else:
             entry, proof = repairplan.carry_out(root, plan, self.proof)
@@ -203,6 +204,7 @@ def repair(
     include: repairoptions.Include = None,
     depth: DepthOption = None,
     out: repairoptions.Out = None,
+    link: repairoptions.Link = False,
     plan: repairoptions.PlanFile = None,
     apply: repairoptions.Apply = None,
     source: repairoptions.Source = None,
@@ -225,6 +227,8 @@ def repair(
         file = choices.file(config, *read)
         if apply is not None:
             repairplan.expect_alone(apply, out, plan, source)
+        if link and out is None:
+            raise UsageError("--link is about a copy: it needs --out DIR")
         for target, option in ((output, "-o"), (plan, "--plan")):
             if target is not None:
                 expect_free(target, option, read, out)
@@ -248,6 +252,7 @@ def repair(
             source=source,
             method=method,
             apply=apply,
+            link=link,
             terms=choices.terms(picked, file, rules),
         ).run()
 

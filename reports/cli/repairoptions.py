@@ -50,6 +50,14 @@ Out = Annotated[
     Path | None,
     typer.Option(envvar="AUDIT_OUT", metavar="DIR", help="Write a repaired copy there, leave the original alone."),
 ]
+Link = Annotated[
+    bool,
+    typer.Option(
+        "--link",
+        envvar="AUDIT_LINK",
+        help="With --out: hard-link what does not change.  In-place repairs refuse such files from then on.",
+    ),
+]
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", envvar="AUDIT_PLAN", metavar="FILE", help="Save the plan as JSON.")
 ]

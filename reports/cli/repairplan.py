@@ -58,17 +58,18 @@ def undoable(root: Path) -> Iterator[None]:
         raise RepairError(f"{error}; next: audit undo {typed(str(root))}") from error
 
 
-def copy(root: Path, built: Built, plan: Plan, out: Path) -> str:
+def copy(root: Path, built: Built, plan: Plan, out: Path, *, link: bool = False) -> str:
     """Carry a plan out in a copy; how its files came there."""
     from repair.build import rewrites
     from repair.outofplace import repaired_copy
+    from repair.walking import Why
 
-    done = repaired_copy(root, plan, out, rewrites(built))
-    kinds = {"patched": done.patched, "rewritten": done.rewritten, "cloned": done.cloned, "copied": done.copied}
-    return (
-        ", ".join(f"{plural(len(names), 'file')} {kind}" for kind, names in kinds.items() if names)
-        + "; the original is untouched"
-    )
+    done = repaired_copy(root, plan, out, rewrites(built), link)
+    kinds = {"patched": done.patched, "rewritten": done.rewritten, "cloned": done.cloned, "linked": done.linked,
+             "copied": done.copied}  # fmt: skip
+    ways = ", ".join(f"{plural(len(names), 'file')} {kind}" for kind, names in kinds.items() if names)
+    passed = "".join(f"; left out: {name}" for name in done.left_out if name.why is not Why.APART)
+    return f"{ways}; the original is untouched{passed}"
 
 
 def expect_alone(file: Path, *others: object) -> None:

@@ -267,3 +267,16 @@ def test_what_is_written_counts_the_small_files(damaged: Path) -> None:
     assert told["bytes"] == path.stat().st_size
     assert f"Written: {size(told['bytes'])} in 1 file." in done.stdout
     assert size(told["bytes"]) in audit("undo", damaged, "--dry-run").stdout
+
+
+def test_a_copy_of_links(damaged: Path, tmp_path: Path) -> None:
+    """What does not change is the same file in both; what changes is not, and the copy is sound."""
+    before, out = hashes(damaged), tmp_path / "out"
+    done = audit("repair", damaged, "--select", "GLB,CFG", "--risk", "bounded", "--out", out, "--link", "--write")
+    assert "linked" in done.stdout
+    assert hashes(damaged) == before
+    same = {p.name: p.stat().st_ino == (out / p.name).stat().st_ino for p in damaged.iterdir()}
+    assert same == {name: hashes(out)[name] == digest for name, digest in before.items()}
+    assert not all(same.values())
+    assert "hard links" in audit("repair", damaged, "--risk", "guess", "--write").stderr
+    assert audit("repair", damaged, "--link").exit_code == 2
