@@ -1,4 +1,4 @@
-"""A shard with another header: other dtypes, shapes, names or sizes, written to a new file and never in place."""
+"""A shard with another header: other dtypes, shapes, sizes, new tensors; written to a new file, never in place."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ class Change(NamedTuple):
     dtype: str | None = None
     shape: tuple[int, ...] | None = None
     content: Content | None = None
-    name: str | None = None
-    drop: bool = False
     beside: tuple[New, ...] = ()
 
 
@@ -89,11 +87,9 @@ def _pieces(file: Handle, changes: Mapping[str, Change]) -> tuple[list[_Piece], 
     found = []
     for ref in sorted(header.tensors, key=lambda ref: (ref.start, ref.nbytes)):
         change = changes.get(ref.name, Change())
-        name = ref.name if change.name is None else change.name
         dtype = ref.dtype if change.dtype is None else change.dtype
         shape = ref.shape if change.shape is None else change.shape
-        if not change.drop:
-            found.append(_Piece(name, dtype, tuple(shape), ref.start, ref.nbytes, change.content))
+        found.append(_Piece(ref.name, dtype, tuple(shape), ref.start, ref.nbytes, change.content))
         for new in change.beside:
             found.append(_Piece(new.name, new.dtype, tuple(new.shape), 0, 0, new.content))
     for piece in found:

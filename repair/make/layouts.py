@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from auditor.formats import ct_nvfp4, fp8, modelopt_3d, modelopt_3d_fp8, modelopt_nvfp4
+from auditor.formats import ct_nvfp4, fp8, modelopt_3d, modelopt_nvfp4
 from auditor.formats.base import Format, Role, Shape
 from quant.errors import RepairError
 from quant.scheme import GlobalScale
@@ -67,4 +67,3 @@ FP8 = {
     Layout.MODELOPT: Target(Layout.MODELOPT, fp8.FORMAT, ()),
 }
 MODELOPT_3D = Target(Layout.MODELOPT, modelopt_3d.FORMAT, ())
-MODELOPT_3D_FP8 = Target(Layout.MODELOPT, modelopt_3d_fp8.FORMAT, ())
