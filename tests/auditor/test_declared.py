@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from auditor.checkpoint import Checkpoint
 from auditor.declared import Activation, Declared, Family, Pattern, read_declared
 from tests.auditor.configs import MODELOPT, MODULES, NVFP4_GROUPS, ct_config, findings, quantised, write
+from tests.effort import calls
 
 NONE, STATIC, DYNAMIC, UNKNOWN = Activation.NONE, Activation.STATIC, Activation.DYNAMIC, Activation.UNKNOWN
 UP = "model.layers.0.mlp.up_proj"
@@ -225,9 +225,8 @@ METHODS = st.sampled_from(["modelopt", "compressed-tensors", "fp8", "quark", "mx
 
 
 @given(config=TABLE, beside=st.none() | TABLE, method=METHODS)
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_no_json_makes_it_raise(config: dict[str, Any], beside: Any, method: str) -> None:
-    begin = time.monotonic()
     for content in (config, {"quantization_config": {**config, "quant_method": method}}):
         found = declared(content, beside)
         assert isinstance(found.summary, str)
@@ -237,7 +236,6 @@ def test_no_json_makes_it_raise(config: dict[str, Any], beside: Any, method: str
             found.may_be_excluded(name)
             found.activation_for(name)
             found.has_blocks_of_32(name)
-    assert time.monotonic() - begin < 5
 
 
 @given(config=TABLE, method=METHODS)
@@ -247,12 +245,13 @@ def test_no_json_makes_a_rule_raise(tmp_path: Path, config: dict[str, Any], meth
     findings(write(tmp_path, quantised(modules=MODULES[:4]), {**config, "quant_method": method}, **config))
 
 
-def test_huge_lists_end_quickly() -> None:
-    begin = time.monotonic()
-    many = [f"model.layers.{i}.*x*{i}" for i in range(30_000)]
-    for method in ("modelopt", "fp8", "quark"):
-        key = {"modelopt": "ignore", "fp8": "ignored_layers", "quark": "exclude"}[method]
+@pytest.mark.parametrize(("method", "key"), [("modelopt", "ignore"), ("fp8", "ignored_layers"), ("quark", "exclude")])
+def test_huge_lists_cost_what_their_length_does(method: str, key: str) -> None:
+    def look(length: int) -> None:
+        many = [f"model.layers.{i}.*x*{i}" for i in range(length)]
         found = of({"quant_method": method, "quant_algo": "FP8", key: many})
         for module in MODULES:
             found.may_be_excluded(module)
-    assert time.monotonic() - begin < 15
+
+    look(10)
+    assert calls(lambda: look(20_000)) < 3 * calls(lambda: look(10_000))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from auditor.automaton import Automaton
 from auditor.expression import RefusedError
 from auditor.patterns import Dialect, Matcher, glob, unwrapped
+from tests.effort import calls
 
 M, C, Q, T = Dialect.MODELOPT, Dialect.COMPRESSED_TENSORS, Dialect.QUARK, Dialect.TRANSFORMERS
 Q_PROJ = "model.layers.1.self_attn.q_proj"
@@ -130,13 +130,12 @@ def test_any_text_is_matched_or_refused(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["(a*)*b", "(a|a)*b", ".*" * 60 + "q", "(a+)+$", "((a?){30}){30}a{30}", "*a" * 200])
-def test_malice_costs_no_time(pattern: str) -> None:
-    begin = time.monotonic()
-    for dialect in Dialect:
-        matcher = Matcher([("re:" if dialect in (C, Q) else "") + pattern], dialect)
-        for number in range(200):
-            matcher.strict("a" * 300 + str(number))
-    assert time.monotonic() - begin < 10
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_malice_costs_little(dialect: Dialect, pattern: str) -> None:
+    """A backtracking matcher would not come back; counted is what each further name costs."""
+    matcher = Matcher([("re:" if dialect in (C, Q) else "") + pattern], dialect)
+    matcher.strict("a" * 300)
+    assert calls(lambda: [matcher.strict("a" * 300 + str(number)) for number in range(20)]) < 100_000
 
 
 def test_a_budget_ends_what_would_not_end() -> None:
@@ -146,10 +145,11 @@ def test_a_budget_ends_what_would_not_end() -> None:
         [automaton.matches(name) for name in names]
 
 
-def test_many_patterns_over_many_modules_are_quick() -> None:
+def test_many_patterns_over_many_modules_cost_little() -> None:
     names = [f"model.layers.{i}.mlp.experts.{e}.{p}_proj" for i in range(40) for e in range(64) for p in ("up", "down")]
-    begin = time.monotonic()
     for dialect, text in ((M, "*layers.{}.x*y"), (C, r"re:.*layers\.{}\.self_attn\..*"), (T, "model.layers.{}.*.attn")):
         matcher = Matcher([text.format(number) for number in range(300)], dialect)
+        assert calls(lambda known=matcher: [known.strict(name) for name in names]) < 300 * len(
+            names
+        )  # not every one on each
         assert not any(matcher.strict(name) is not None for name in names)
-    assert time.monotonic() - begin < 5
