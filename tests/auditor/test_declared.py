@@ -254,4 +254,4 @@ def test_huge_lists_cost_what_their_length_does(method: str, key: str) -> None:
             found.may_be_excluded(module)
 
     look(10)
-    assert calls(lambda: look(20_000)) < 3 * calls(lambda: look(10_000))
+    assert calls(lambda: look(8000)) < 3 * calls(lambda: look(4000))
