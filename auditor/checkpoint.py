@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from auditor import header as headers
@@ -26,6 +28,7 @@ SINGLE = "model.safetensors"  # what a loader takes first, index or not
 INDEX_SUFFIX = ".safetensors.index.json"
 CONFIG = "config.json"
 HF_QUANT_CONFIG = "hf_quant_config.json"
+NUMBERED = re.compile(r"(.*)-([0-9]{1,9})-of-([0-9]{1,9})\.safetensors")
 UNFINISHED = "UNFINISHED.json"  # in a folder that a new checkpoint is growing in
 
 
@@ -93,22 +96,35 @@ class Checkpoint:
         apart = {name for index in self.other_indices for name in index.shards()} - named
         return self.shards.keys() - apart - set(self.stray)
 
-    def adopted(self) -> set[str]:
-        """Stray shards that belong to the model: the index names all of their tensors, and no other shard has any."""
-        named = self.index.weight_map.keys() if self.index else {}
+    @cached_property
+    def adopted(self) -> frozenset[str]:
+        """Stray shards that belong to the model: what they hold is nowhere else, and the index means them.
+
+        It names all their tensors, in other shards (one was renamed), or shards of their numbered series, or nothing.
+        """
+        if self.index is None or self.index.problem:
+            return frozenset()
+        named, series = self.index.weight_map, {_series(name) for name in self.index.shards()} - {None}
         found = set()
         for name in self.stray:
             shard = self.shards.get(name)
             if shard is None or shard.header.refused or shard.header.unreadable or not shard.header.tensors:
                 continue
-            if all(ref.name in named and self.tensors[ref.name] is ref for ref in shard.header.tensors):
+            meant = _series(name) in series if series else not named and _series(name) is not None
+            if all((meant or ref.name in named) and self.tensors[ref.name] is ref for ref in shard.header.tensors):
                 found.add(name)
-        return found
+        return frozenset(found)
 
     def indexed(self) -> list[Shard]:
         """Shards that the index names and whose headers could be read."""
         named = self.index.shards() if self.index else set()
         return [shard for name, shard in self.shards.items() if name in named and not shard.header.refused]
+
+
+def _series(name: str) -> tuple[str, str] | None:
+    """What a shard's name has in common with the others of its numbered series; None for a name without numbers."""
+    found = NUMBERED.fullmatch(name)
+    return (found[1], found[3]) if found else None
 
 
 def open_checkpoint(path: str | Path, earlier: Checkpoint | None = None) -> Checkpoint:

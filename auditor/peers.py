@@ -20,6 +20,7 @@ from quant.scheme import GlobalScale
 # An activation's amax outside this range was never measured on a model.
 PLAUSIBLE_AMAX = (1e-6, 1e6)
 FAR = 1e3  # a scale this many times off its peers' median is not of the same hidden states
+_OUTLIERS = 32  # so many of the largest may be left out, each for being alone
 UNLIKE = 4.0  # a placeholder this many times off its peers does harm
 
 _NVFP4 = {
@@ -45,6 +46,14 @@ def plausible(layer: QuantizedLayer, value: float) -> bool:
 def near(amax: float, usual: float) -> bool:
     """Whether an amax is less than FAR times off the usual one."""
     return usual / FAR <= amax <= usual * FAR
+
+
+def spread(ratio: float) -> Safety:
+    """How safe it is to give a fused set its largest activation scale, where they are ``ratio`` apart.
+
+    A larger one clips nothing, but what is UNLIKE times too large costs small activations their precision.
+    """
+    return Safety.BOUNDED if ratio <= UNLIKE else Safety.GUESS
 
 
 def unlike(amax: float, usual: float | None) -> bool:
@@ -150,7 +159,15 @@ def _projection(members: Sequence[QuantizedLayer], ctx: Context) -> Projection:
         if plausible(m, v) and not torn and not (placeholder(m, v) and unlike(amax_of(m, v), likely))
         if likely is None or near(amax_of(m, v), likely)
     }
-    return Projection(good, len(stored))
+    amaxes_ = {key: amax_of(m, v) for m, i, v in stored if (key := (m.name, i)) in good}
+    for _ in range(_OUTLIERS):
+        top = max(amaxes_.values(), default=0.0)
+        filled = [*amaxes_.values(), *[top] * (len(stored) - len(amaxes_))]
+        usual = _usual(filled, members, ctx) if len(filled) >= 3 else top
+        if not amaxes_ or (usual is not None and all(near(amax, usual) for amax in amaxes_.values())):
+            break
+        amaxes_ = {key: amax for key, amax in amaxes_.items() if amax < top}  # alone it would make others odd
+    return Projection({key: good[key] for key in amaxes_}, len(stored))
 
 
 def sound(layer: QuantizedLayer, ctx: Context, now: Sequence[float] | None = None) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from auditor.audit import Depth
 from auditor.context import Context
-from auditor.finding import Finding, Remedy, Safety, Severity
+from auditor.finding import Finding, Remedy, Severity
 from auditor.groups import FusedSet
-from auditor.peers import FAR, plausible, sound
+from auditor.peers import FAR, plausible, sound, spread
 from auditor.rule import GroupRule
 from auditor.scalars import alike, factor, told_apart
 
@@ -57,7 +57,7 @@ class FusedInputMismatch(GroupRule):
         told = f"; ratio up to {factor(ratio)}" if len(usable) > 1 else ""
         fix = None
         if dtypes == 1 and ratio <= FAR and all(m.format.is_fp4() and sound(m, ctx) for m, *_ in known):
-            fix = Remedy(Safety.BOUNDED, "the set's largest activation scale for all")
+            fix = Remedy(spread(ratio), "the set's largest activation scale for all")
         yield self.finding(
             ref,
             f"fused set {group.label}: {shown}{told}",

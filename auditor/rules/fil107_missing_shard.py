@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from auditor.context import Context
-from auditor.filerule import FileRule
-from auditor.finding import Finding, Severity
+from auditor.filerule import REBUILD, FileRule
+from auditor.finding import Finding, Remedy, Safety, Severity
 
 _SHOWN = 100
 
@@ -27,7 +27,8 @@ class MissingShard(FileRule):
     and answer with weights that were never loaded.
 
     ## Fix
-    None in place: fetch the shard.  Where its tensors are in other shards the index is stale; rebuild it.
+    Where all its tensors are in other shards (one was renamed, or all were cut anew) the index is stale: rebuild it,
+    *exact*.  Else none in place: fetch the shard.
 
     ## References
     vllm#39960, huggingface_hub#4725
@@ -42,14 +43,18 @@ class MissingShard(FileRule):
         if index is None or not ctx.checkpoint.missing:
             return
         elsewhere: dict[str, int] = {}
+        ours = ctx.checkpoint.served() | ctx.checkpoint.adopted
         for name, file in index.weight_map.items():
-            if file in ctx.checkpoint.missing and name in ctx.checkpoint.tensors:
+            ref = ctx.checkpoint.tensors.get(name) if file in ctx.checkpoint.missing else None
+            if ref is not None and ref.shard in ours:
                 elsewhere[file] = elsewhere.get(file, 0) + 1
+        rebuild = Remedy(Safety.EXACT, REBUILD)
         for file, count in islice(ctx.checkpoint.missing.items(), _SHOWN):
             message = f"named by {index.file} for {count} tensors, not in the folder"
             if file in elsewhere:
                 message += f"; {elsewhere[file]} of them are in other shards"
-            yield self.file_finding(file, message, count=max(1, count))
+            fix = rebuild if count and elsewhere.get(file) == count else None
+            yield self.file_finding(file, message, count=max(1, count), fix=fix)
         if len(ctx.checkpoint.missing) > _SHOWN:
             rest = len(ctx.checkpoint.missing) - _SHOWN
             yield self.file_finding(index.file, f"{rest} more files that it names are not in the folder", count=rest)

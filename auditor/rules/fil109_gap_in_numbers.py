@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
+from auditor.checkpoint import NUMBERED
 from auditor.context import Context
 from auditor.filerule import FileRule
 from auditor.finding import Finding, Severity
 
-_NUMBERED = re.compile(r"(.*)-([0-9]{1,9})-of-([0-9]{1,9})\.safetensors")
 _SHOWN = 5
 
 
@@ -43,8 +42,8 @@ class GapInNumbers(FileRule):
         series: dict[tuple[str, int, int], set[int]] = {}
         example: dict[tuple[str, int, int], str] = {}
         for name in sorted([*checkpoint.shards, *checkpoint.unopened, *checkpoint.missing]):
-            match = _NUMBERED.fullmatch(name)
-            if match and name not in checkpoint.stray:
+            match = NUMBERED.fullmatch(name)
+            if match and (name not in checkpoint.stray or name in checkpoint.adopted):
                 key = (match[1], int(match[3]), len(match[3]))
                 series.setdefault(key, set()).add(int(match[2]))
                 example.setdefault(key, name)

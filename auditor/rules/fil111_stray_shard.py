@@ -38,6 +38,8 @@ class StrayShard(FileRule):
         """One finding for each stray file."""
         checkpoint = ctx.checkpoint
         for name in checkpoint.stray:
+            if name in checkpoint.adopted:
+                continue  # the model's own: FIL106, FIL107, FIL110
             shard = checkpoint.shards.get(name)
             refs = shard.header.tensors if shard else []
             copies = sum(checkpoint.tensors[ref.name] is not ref for ref in refs)

@@ -13,7 +13,7 @@ from auditor.jsonfile import table
 from auditor.rule import CheckpointRule
 from auditor.tensorref import TensorRef
 
-_NUMBER = re.compile(r"\.(?:layers|experts)\.(\d{1,6})(?=\.)")
+_NUMBER = re.compile(r"\.(?:layers|experts)\.(\d{1,6})(?=\.[^.]+\.)")  # with modules of their own
 _SHOWN = 8
 
 
@@ -21,9 +21,11 @@ class GapInNumbers(CheckpointRule):
     """A layer, or an expert of a layer, has no tensor at all, though its neighbours on both sides have.
 
     ## What it checks
-    The numbers behind `layers.` and `experts.` in the names of all shards: between the smallest and the largest of a
-    kind none is left out.  Names that cannot be read (FIL103) count.  Silent while a shard is missing or unreadable,
-    and for models whose configuration says what each block is made of (block_configs): there a block may be empty.
+    The numbers behind `layers.` and `experts.` in the names of all shards, of those that have modules of their own
+    (`layers.0.mlp.up_proj`, not `layers.0.weight`: a sequence may hold activations): between the smallest and the
+    largest of a kind none is left out.  Names that cannot be read (FIL103) count.  Silent while a shard is missing or
+    unreadable, and for models whose configuration says what each block is made of (block_configs): there a block may
+    be empty.
 
     ## Why it matters
     Nothing else tells: index and headers agree with each other, since both were written after the tensors were lost.

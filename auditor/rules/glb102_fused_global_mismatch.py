@@ -18,6 +18,8 @@ from quant.scheme import GlobalScale
 
 _WIDEST = E4M3.max / float(E4M3.values[0x08])  # above it 448 becomes subnormal
 
+_ODD = 256.0  # 10x has been seen in published models
+
 
 class FusedGlobalMismatch(GroupRule):
     """Projections that a server fuses have different global scales.
@@ -38,10 +40,10 @@ class FusedGlobalMismatch(GroupRule):
 
     ## Fix
     The set's maximum for all, and block scales re-rounded to match, codes untouched: *exact* where the ratio is
-    a power of two and nothing underflows, else *bounded* (at ratio 1.25 the error falls from 25.5 % to 2.7 %).
-    Not where the ratio is above 28 672, under which no block scale stays normal (one of the scales is wrong then, see
-    GLB103), nor while the scales differ in dtype (FMT108 comes first).  With the source all members are requantised
-    with the shared amax, *restored*.
+    a power of two and nothing underflows, else *bounded* (at ratio 1.25 the error falls from 25.5 % to 2.7 %), and a
+    *guess* where the ratio is above 256.  Not where it is above 28 672, under which no block scale stays normal (one
+    of the scales is wrong then, see GLB103), nor while the scales differ in dtype (FMT108 comes first).  With the
+    source all members are requantised with the shared amax, *restored*.
 
     ## References
     vllm#54974 (69 % of pairs, up to 10x), vllm#54150, TensorRT-LLM#14199, Model-Optimizer#1403,
@@ -101,8 +103,13 @@ def rescalable(ratios: Iterable[float]) -> bool:
     return all(ratio <= _WIDEST for ratio in ratios)
 
 
+def rerounded(ratios: Iterable[float]) -> Safety:
+    """How safe re-rounding is: where one scale is _ODD times another it may be the one that is wrong."""
+    return Safety.BOUNDED if all(ratio <= _ODD for ratio in ratios) else Safety.GUESS
+
+
 def _fix(ratios: list[float], member: QuantizedLayer) -> Remedy:
     word = "smallest divisor" if member.format.global_scale is GlobalScale.DIVIDE else "largest scale"
     if all(ratio.hex().startswith("0x1.0000000000000p") for ratio in ratios):
         return Remedy(Safety.EXACT, f"the {word} for all, block scales shifted: the ratio is a power of two")
-    return Remedy(Safety.BOUNDED, f"the {word} for all, block scales re-rounded, codes untouched")
+    return Remedy(rerounded(ratios), f"the {word} for all, block scales re-rounded, codes untouched")

@@ -65,6 +65,7 @@ ORDER: tuple[Entry, ...] = (
     Entry("KVC102", rewritten.kv_partner, asked=True),
     Entry("KVC103", rewritten.shared_values),
     Entry("FIL106", index.fix),
+    Entry("FIL107", index.fix),
     Entry("FIL108", index.fix),
     Entry("FIL110", index.fix),
     Entry("FIL114", index.fix),

@@ -9,12 +9,12 @@ import numpy as np
 from auditor.finding import Finding, Safety
 from auditor.formats.base import Role
 from auditor.groups import FusedSet
-from auditor.peers import sound
+from auditor.peers import sound, spread
 from auditor.probes import decode_floats
 from quant.activation import Fill, Policy, fill
 from quant.errors import NumericError
 from repair.fixes.desk import Desk, scale_bytes
-from repair.fixes.input_scale import equalised
+from repair.fixes.input_scale import equalised, usable
 from repair.fixes.proposal import Edit, Left, Proposal
 
 
@@ -41,11 +41,12 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         return
     new = decode_floats(edits[0].new, edits[0].ref.dtype)[0]
     old = desk.values(edits[0].ref)[0]
+    amaxes = [amax for amax, *_ in usable(group, desk)]
     more = f"; and {len(edits) - 1} more" if len(edits) > 1 else ""
     yield Proposal(
         finding.code,
         finding.tensor,
-        Safety.BOUNDED,
+        spread(max(amaxes) / min(amaxes)),
         "the set's largest activation scale for all: a larger one clips nothing",
         len(edits),
         f"{old:.6g} -> {new:.6g}{more}",

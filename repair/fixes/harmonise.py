@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from auditor.finding import Finding, Safety
 from auditor.layer import QuantizedLayer
-from auditor.rules.glb102_fused_global_mismatch import rescalable
+from auditor.rules.glb102_fused_global_mismatch import rerounded, rescalable
 from auditor.scalars import faulty
 from quant.cast import encode, nearest
 from quant.codes import E4M3
@@ -175,7 +175,8 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         yield Left(finding.code, finding.tensor, "the set's global scales differ in dtype: FMT108 comes first")
         return
     changing = list(_changing(desk, members, columns))
-    if not rescalable(float(max(m.ratio, 1 / m.ratio)) for m in changing):
+    ratios = [float(max(m.ratio, 1 / m.ratio)) for m in changing]
+    if not rescalable(ratios):
         reason = "so far apart that no block scale would stay normal: one of the global scales is wrong"
         yield Left(finding.code, finding.tensor, reason)
         return
@@ -186,7 +187,7 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     yield Proposal(
         finding.code,
         finding.tensor,
-        Safety.EXACT if exact else Safety.BOUNDED,
+        Safety.EXACT if exact else rerounded(ratios),
         _reason(changing, exact),
         max(1, len({m.expert for m in changing})),
         change,

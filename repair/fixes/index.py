@@ -1,4 +1,4 @@
-"""FIL106, FIL108, FIL110, FIL114: the index, rebuilt from the shards' headers in the form it has."""
+"""FIL106, FIL107, FIL108, FIL110, FIL114: the index, rebuilt from the shards' headers in the form it has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     if ("index", "") in desk.done:
         return
     checkpoint = desk.ctx.checkpoint
-    if checkpoint.missing or checkpoint.unopened or any(s.header.refused for s in checkpoint.shards.values()):
+    if _lost(checkpoint) or checkpoint.unopened or any(s.header.refused for s in checkpoint.shards.values()):
         yield Left(finding.code, finding.tensor, "a shard is missing or cannot be read: its tensors are not known")
         return
     desk.done.add(("index", ""))
@@ -34,6 +34,15 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
     change = f"{file}: {len(stored)} tensors in {len(set(stored.values()))} shards"
     edit = TextEdit(file, rebuilt(desk.text(file), checkpoint, {}).encode())
     yield Proposal(finding.code, finding.tensor, Safety.EXACT, _REASON, finding.count, change, (edit,))
+
+
+def _lost(checkpoint: Checkpoint) -> bool:
+    """Whether a shard is missing that held what no other does."""
+    ours, index = checkpoint.served() | checkpoint.adopted, checkpoint.index
+    held = {name for name, ref in checkpoint.tensors.items() if ref.shard in ours}
+    return index is not None and any(
+        file in checkpoint.missing and name not in held for name, file in index.weight_map.items()
+    )
 
 
 def index_file(checkpoint: Checkpoint) -> str:
@@ -65,5 +74,5 @@ def rebuilt(old: str, checkpoint: Checkpoint, changed: Mapping[str, NewTensor]) 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, str]:
     """By tensor, sorted, the shard that a loader has to read for it."""
-    ours = checkpoint.served() | checkpoint.adopted()
+    ours = checkpoint.served() | checkpoint.adopted
     return {name: ref.shard for name, ref in sorted(checkpoint.tensors.items()) if ref.shard in ours}

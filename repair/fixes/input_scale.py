@@ -58,8 +58,14 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         len(bad),
         change,
         _edits(layer, ref, bad, choice.raw, desk),
-        (layer.name,),
+        _touched(layer, others, desk),
     )
+
+
+def _touched(layer: QuantizedLayer, others: int, desk: Desk) -> tuple[str, ...]:
+    """The layer, and its fused set where others of it change with it."""
+    group = desk.ctx.fused.get(layer.name) if others else None
+    return tuple(m.name for m in group.members) if group else (layer.name,)
 
 
 def _in_set(layer: QuantizedLayer, value: float, desk: Desk) -> tuple[float, int]:

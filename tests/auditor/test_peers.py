@@ -11,7 +11,7 @@ import pytest
 from auditor.audit import Depth
 from auditor.engine import examine
 from auditor.finding import Safety, Severity
-from auditor.peers import amax_of, plausible, remedy, siblings, typical
+from auditor.peers import amax_of, plausible, projection, remedy, siblings, typical
 from auditor.scalars import faulty
 from tests.damages.harness import set_float
 from tests.forge import make
@@ -88,3 +88,14 @@ def test_half_of_a_set_is_judged_by_other_layers(factor: float, tmp_path: Path) 
         del model.tensors[name]
     ctx, _ = examine(model.write(tmp_path / "alone"), depth=Depth.SCALARS, rules=[])
     assert typical(ctx.peers[f"{AT}.0.down_proj"], ctx) is None
+
+
+def test_a_lone_scale_does_not_become_the_projections(tmp_path: Path) -> None:
+    """One expert 900 times its peers', three lost: filled with it the sound ones would be the odd ones."""
+    model = make("modelopt-nvfp4-moe").copy()
+    for expert, amax in enumerate((1.0, 900.0, 0.8, 0.0, 0.0, 0.0)):
+        set_float(model, f"{AT}.{expert}.down_proj.input_scale", 0, amax / 2688)
+    ctx, _ = examine(model.write(tmp_path), depth=Depth.SCALARS, rules=[])
+    layer = next(x for x in ctx.layers if x.name == f"{AT}.3.down_proj")
+    trusted = projection(layer, ctx).trusted
+    assert {name for name, _ in trusted} == {f"{AT}.0.down_proj", f"{AT}.2.down_proj"}

@@ -52,6 +52,7 @@ def test_a_layer_that_is_gone(tmp_path: Path) -> None:
         experts(3, 4, 5),  # one rank's experts
         ["model.layers.61.mlp.up_proj"],  # the draft model that predicts further tokens
         ["model.layers.0.mlp.0.weight", "model.layers.0.mlp.2.weight"],  # an activation between two of a sequence
+        ["projector.layers.0", "projector.layers.2"],
         ["visual.layers.0.mlp.up_proj", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"],
         ["encoder.layers.0.up_proj", *(f"decoder.layers.{n}.up_proj" for n in range(2))],
     ],

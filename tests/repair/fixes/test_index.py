@@ -86,6 +86,39 @@ def test_what_the_folder_holds_twice_is_not_taken_in(root: Path) -> None:
     assert ("FIL106", "b.o_proj.weight") in done.remaining()
 
 
+def test_a_renamed_shard_is_known_by_what_it_holds(root: Path) -> None:
+    """Only that its number is gone from the series is still said."""
+    before = read_index(root)["weight_map"]
+    (root / TWO).rename(root / "model-00002-of-00002 (1).safetensors")
+    done = mended(root)
+    assert ("FIL107", TWO) in serious(done.before)
+    assert serious(done.after) == {("FIL109", ONE)}
+    assert read_index(root)["weight_map"].keys() == before.keys()
+
+
+def test_a_missing_shard_is_not_explained_away(root: Path) -> None:
+    """Some of its tensors are elsewhere, one is nowhere."""
+    before = read_index(root)
+    (root / TWO).unlink()
+    (root / EXTRA).write_bytes(
+        sound({n: s for n, s in (layer("b.q_proj") | layer("b.o_proj")).items() if n[-2:] != "_2"})
+    )
+    done = mended(root)
+    assert read_index(root) == before
+    assert ("FIL107", TWO) in done.remaining()
+
+
+@pytest.mark.parametrize("kept", [{ONE}, set()])
+def test_a_forgotten_shard_of_the_series_is_named_again(kept: set[str], root: Path) -> None:
+    content = read_index(root)
+    whole = content["weight_map"]
+    (root / INDEX).write_text(json.dumps(content | {"weight_map": {n: f for n, f in whole.items() if f in kept}}))
+    done = mended(root)
+    assert {code for code, _ in serious(done.before)} == {"FIL110"}
+    assert not serious(done.after)
+    assert read_index(root)["weight_map"] == whole
+
+
 @pytest.mark.parametrize("line", ["\n", "\r\n"])
 def test_all_but_the_entries_stays_as_it_was_written(root: Path, line: str) -> None:
     lines = json.dumps({"metadata": {"total_size": 1, "x": 0}, "weight_map": read_index(root)["weight_map"]}, indent=3)
