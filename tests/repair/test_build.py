@@ -17,6 +17,7 @@ from auditor.finding import Safety
 from auditor.tensorref import TensorRef
 from repair.build import SourceFixes, build, plan
 from repair.content import piece_of
+from repair.fixes.catalogue import ENTRIES
 from repair.fixes.desk import Options, float_bytes
 from repair.fixes.overlay import HELD, Overlay
 from repair.layerchange import by_layer
@@ -187,3 +188,12 @@ def test_a_second_plan_of_the_repaired_files_is_empty(tmp_path: Path) -> None:
     mended = mend(tmp_path, GUESS)
     assert not mended.plan.touched
     assert contents(tmp_path) == files
+
+
+def test_a_fix_that_does_nothing_settles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no repair touched is listed as left, whatever its fix kept quiet about."""
+    monkeypatch.setitem(ENTRIES, "GLB102", ENTRIES["GLB102"]._replace(mend=lambda finding, desk: iter(())))
+    _, built, _ = planned(damaged(tmp_path), EVERYTHING)
+    (left,) = [item for item in built.left if item.rule == "GLB102"]
+    assert left.reason == "no repair of it is known as the files are"
+    assert "GLB102" not in {code for code, _ in built.settled}
