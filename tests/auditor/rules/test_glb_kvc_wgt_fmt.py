@@ -225,3 +225,66 @@ def test_fmt110_takes_the_block_of_the_shapes(
     if block == [192, 192] and not told:
         pytest.skip("nothing in the shapes says so")
     assert found == ({"FMT110"} if speaks else set())
+
+
+TINY = float(np.float32(2.0**-126))
+
+
+@pytest.mark.parametrize(("value", "bad"), [(TINY, False), (TINY / 2, True), (1e-42, True)])
+@pytest.mark.parametrize(
+    ("layout", "part", "code"),
+    [
+        ("modelopt-nvfp4", "self_attn.o_proj.weight_scale_2", "GLB101"),
+        ("modelopt-fp8", "self_attn.o_proj.weight_scale", "SCL108"),
+        ("kv-modelopt", "self_attn.k_proj.k_scale", "KVC101"),
+    ],
+)
+def test_subnormal_scales_are_unusable(
+    layout: str, part: str, code: str, value: float, bad: bool, tmp_path: Path
+) -> None:
+    damaged = make(layout).copy()
+    name = f"model.layers.0.{part}"
+    set_float(damaged, name, 0, value)
+    found = [(f.tensor, f.count) for f in audited(damaged.write(tmp_path)).findings if f.code == code]
+    assert found == ([(name, 1)] if bad else [])
+
+
+@pytest.mark.parametrize(
+    ("layout", "lost"),
+    [("modelopt-nvfp4", "weight_scale"), ("modelopt-nvfp4", "weight_scale_2"), ("ct-nvfp4", "weight_global_scale"),
+     ("modelopt-mxfp4", "weight_scale"), ("quark-mxfp4", "weight_scale")],
+)  # fmt: skip
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_layer_that_lacks_a_part_is_an_error(layout: str, lost: str, alone: bool, tmp_path: Path) -> None:
+    """Where it is declared quantised, and where other layers have that layout; the layout is the right one."""
+    damaged = make(layout).copy()
+    at = "model.layers.0.self_attn.o_proj"
+    for layer in damaged.layers if alone else [damaged.layer(at)]:
+        damaged.tensors.pop(f"{layer.name}.{lost}", None)
+    found = [f for f in audited(damaged.write(tmp_path)).findings if f.code == "FMT102" and f.layer == at]
+    assert [f.severity for f in found] == [Severity.ERROR]
+    assert lost in found[0].message
+    if not alone:
+        assert "deepseek" not in found[0].message
+
+
+def test_scales_without_a_weight_are_an_error_where_one_is_declared(tmp_path: Path) -> None:
+    damaged = make("modelopt-nvfp4").copy()
+    at = "model.layers.0.self_attn.o_proj"
+    weight = damaged.tensors.pop(f"{at}.weight")
+    told = {f.tensor: f.severity for f in audited(damaged.write(tmp_path / "gone")).findings if f.code == "FMT104"}
+    assert told[f"{at}.weight_scale"] is told[f"{at}.weight_scale_2"] is Severity.ERROR
+    damaged.tensors[f"{at}.weight"] = raw("BF16", np.zeros((weight.shape[0], weight.shape[1] * 2)))
+    told = {f.tensor: f.severity for f in audited(damaged.write(tmp_path / "plain")).findings if f.code == "FMT104"}
+    assert told[f"{at}.weight_scale"] is Severity.WARNING
+
+
+def test_fused_sets_are_compared_across_dtypes(tmp_path: Path) -> None:
+    """As far as BF16 holds a number: what is left of the same one is no disagreement."""
+    for factor, wanted in ((1.0, []), (4.0, ["GLB102"])):
+        damaged = make("modelopt-nvfp4").copy()
+        name = "model.layers.0.mlp.up_proj.weight_scale_2"
+        damaged.tensors[name] = raw("BF16", np.float64(value_of(damaged, name, 0) * factor))
+        found = codes(audited(damaged.write(tmp_path / str(factor))))
+        assert [code for code in found if code == "GLB102"] == wanted
+        assert "FMT108" in found

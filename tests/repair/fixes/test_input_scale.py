@@ -186,3 +186,33 @@ def test_a_sets_scales_wait_for_the_one_that_is_lost(tmp_path: Path) -> None:
         assert {f.code: f.fix and f.fix.safety for f in audit.findings} == {"ACT101": Safety.GUESS, "ACT102": None}
         assert {item.rule for item in built.left} == {"ACT101", "ACT102"}
     assert not mend(root, options()).after.findings
+
+
+@pytest.mark.parametrize(
+    ("ratio", "safety"), [(3.9, Safety.BOUNDED), (4.2, Safety.GUESS), (990.0, Safety.GUESS), (1100.0, None)]
+)
+def test_the_further_apart_a_set_the_less_safe_its_largest(ratio: float, safety: Safety | None, tmp_path: Path) -> None:
+    model = make("modelopt-nvfp4").copy()
+    names = [f"model.layers.0.self_attn.{leaf}_proj.input_scale" for leaf in "qkv"]
+    for name, amax in zip(names, (1.0, 1.0, ratio), strict=True):
+        set_float(model, name, 0, amax / 2688)
+    _, built, _ = planned(model.write(tmp_path), options())
+    assert [r.safety for r in built.repairs if r.rule == "ACT102"] == [safety] * (safety is not None)
+    assert bool([left for left in built.left if left.rule == "ACT102"]) is (safety is None)
+
+
+@pytest.mark.parametrize(
+    ("floor", "wanted", "more"), [(0.25, 0.5, ""), (2.0, 2.0, "; and 2 more of its set"), (None, 0.5, "")]
+)
+def test_a_policys_value_agrees_with_the_set_and_the_plan_says_so(
+    floor: float | None, wanted: float, more: str, tmp_path: Path
+) -> None:
+    model = make("modelopt-nvfp4").copy()
+    names = [f"model.layers.0.self_attn.{leaf}_proj.input_scale" for leaf in "qkv"]
+    for name, value in zip(names, (0.0, 0.5, 0.5), strict=True):
+        set_float(model, name, 0, value)
+    root = model.write(tmp_path)
+    policy = Policy.MIN_POSITIVE if floor is None else Policy.FLOOR
+    mended = mend(root, options(policy=policy, floor=floor))
+    assert [r.change for r in mended.built.repairs if r.rule == "ACT101"] == [f"0 -> {wanted:g}{more}"]
+    assert {after(root, name) for name in names} == {wanted}
