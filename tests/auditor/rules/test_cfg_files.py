@@ -178,6 +178,8 @@ def test_an_entry_that_was_meant_to_match(tmp_path: Path, maker: Any, config: di
         ("nemotron_h", "gate_proj", True),
         ("llama4_text", "w1", False),
         ("unheard_of", "w1", False),
+        ("granitemoehybrid", "gate_proj", True),
+        ("granitemoe", "w1", False),
     ],
 )
 def test_names_of_another_architecture(tmp_path: Path, model_type: str, leaf: str, bad: bool) -> None:
