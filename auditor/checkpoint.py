@@ -16,7 +16,7 @@ from auditor import header as headers
 from auditor import jsonfile
 from auditor.draft import shown
 from auditor.header import Flaw, Header, Problem
-from auditor.interrupted import interrupted
+from auditor.interrupted import half_done, interrupted
 from auditor.jsonfile import Json
 from auditor.source import opened
 from auditor.tensorref import TensorRef
@@ -115,6 +115,10 @@ class Checkpoint:
                 found.add(name)
         return frozenset(found)
 
+    def ours(self) -> frozenset[str]:
+        """Shards of the model, whether or not the index says so."""
+        return self.adopted.union(self.served())
+
     def indexed(self) -> list[Shard]:
         """Shards that the index names and whose headers could be read."""
         named = self.index.shards() if self.index else set()
@@ -161,13 +165,6 @@ def open_settled(path: str | Path) -> Checkpoint:
     if checkpoint.interrupted:
         raise CheckpointError(half_done(checkpoint.root, checkpoint.interrupted))
     return checkpoint
-
-
-def half_done(root: Path, journal: str) -> str:
-    """What to say of a folder whose newest journal is not complete."""
-    import shlex
-
-    return f"{root}: a repair of it was interrupted ({journal}); `audit undo {shlex.quote(str(root))}` settles it"
 
 
 def _from_folder(root: Path, earlier: Mapping[str, Shard]) -> Checkpoint:

@@ -37,3 +37,10 @@ def interrupted(root: Path) -> str:
     except CheckpointError:
         complete = False
     return "" if complete else f"{FOLDER}/{newest}"
+
+
+def half_done(root: Path, journal: str) -> str:
+    """What to say of a folder whose newest journal is not complete."""
+    import shlex
+
+    return f"{root}: a repair of it was interrupted ({journal}); `audit undo {shlex.quote(str(root))}` settles it"

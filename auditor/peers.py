@@ -149,25 +149,27 @@ def projection(layer: QuantizedLayer, ctx: Context) -> Projection:
 
 
 def _projection(members: Sequence[QuantizedLayer], ctx: Context) -> Projection:
-    stored = [(m, i, v) for m in members for i, v in enumerate(ctx.values(m.input_scale) or ())]
-    measured = [amax_of(m, v) for m, _, v in stored if plausible(m, v) and not placeholder(m, v)]
+    stored = [(m, i, v, amax_of(m, v)) for m in members for i, v in enumerate(ctx.values(m.input_scale) or ())]
+    measured = [amax for m, _, v, amax in stored if plausible(m, v) and not placeholder(m, v)]
     likely = _usual(measured, members, ctx) if len(measured) >= 3 else None
-    torn = likely is None and len(measured) >= 3  # between two groups: none is trusted
+    if likely is None and len(measured) >= 3:  # torn between two groups: none is trusted
+        return Projection({}, len(stored))
     good = {
-        (m.name, i): v
-        for m, i, v in stored
-        if plausible(m, v) and not torn and not (placeholder(m, v) and unlike(amax_of(m, v), likely))
-        if likely is None or near(amax_of(m, v), likely)
+        (m.name, i): (v, amax)
+        for m, i, v, amax in stored
+        if plausible(m, v)
+        and not (placeholder(m, v) and unlike(amax, likely))
+        and (likely is None or near(amax, likely))
     }
-    amaxes_ = {key: amax_of(m, v) for m, i, v in stored if (key := (m.name, i)) in good}
     for _ in range(_OUTLIERS):
-        top = max(amaxes_.values(), default=0.0)
-        filled = [*amaxes_.values(), *[top] * (len(stored) - len(amaxes_))]
+        known = [amax for _, amax in good.values()]
+        top = max(known, default=0.0)
+        filled = known + [top] * (len(stored) - len(known))
         usual = _usual(filled, members, ctx) if len(filled) >= 3 else top
-        if not amaxes_ or (usual is not None and all(near(amax, usual) for amax in amaxes_.values())):
+        if usual is not None and all(near(amax, usual) for amax in known):
             break
-        amaxes_ = {key: amax for key, amax in amaxes_.items() if amax < top}  # alone it would make others odd
-    return Projection({key: good[key] for key in amaxes_}, len(stored))
+        good = {key: (v, amax) for key, (v, amax) in good.items() if amax < top}  # alone it would make others odd
+    return Projection({key: v for key, (v, _) in good.items()}, len(stored))
 
 
 def sound(layer: QuantizedLayer, ctx: Context, now: Sequence[float] | None = None) -> bool:

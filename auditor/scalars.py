@@ -39,7 +39,7 @@ def told_apart(named: Sequence[tuple[str, float]]) -> str:
     return ", ".join(f"{name} {value:.{digits}g}" for name, value in named)
 
 
-def alike(values: Sequence[float], dtypes: int) -> bool:
+def same_number(values: Sequence[float], dtypes: int) -> bool:
     """Whether scales are the same number: exactly, or where they are stored in several dtypes, as far as BF16 goes."""
     if dtypes == 1 or any(map(faulty, values)):
         return len(set(values)) == 1

@@ -10,7 +10,7 @@ from auditor.finding import Finding, Remedy, Severity
 from auditor.groups import FusedSet
 from auditor.peers import FAR, plausible, sound, spread
 from auditor.rule import GroupRule
-from auditor.scalars import alike, factor, told_apart
+from auditor.scalars import factor, same_number, told_apart
 
 
 class FusedInputMismatch(GroupRule):
@@ -48,7 +48,7 @@ class FusedInputMismatch(GroupRule):
         dtypes = len({ref.dtype for _, ref, *_ in known})
         if len(known) < 2 or len({raw for *_, raw in known}) == 1:
             return
-        if dtypes > 1 and alike([value for *_, value, _ in known], dtypes):
+        if dtypes > 1 and same_number([value for *_, value, _ in known], dtypes):
             return
         member, ref, *_ = known[0]
         usable = [value for m, _, value, _ in known if plausible(m, value)]

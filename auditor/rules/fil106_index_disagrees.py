@@ -43,7 +43,7 @@ class IndexDisagrees(FileRule):
             return
         broken = {name for shard in ctx.checkpoint.shards.values() for name in shard.header.unreadable}
         held = {shard.name: {r.name for r in shard.header.tensors} for shard in ctx.checkpoint.indexed()}
-        ours = ctx.checkpoint.served() | ctx.checkpoint.adopted
+        ours = ctx.checkpoint.ours()
         elsewhere: dict[str, list[str]] = {}
         apart: dict[str, list[str]] = {}
         lost: dict[str, list[str]] = {}

@@ -43,7 +43,7 @@ class MissingShard(FileRule):
         if index is None or not ctx.checkpoint.missing:
             return
         elsewhere: dict[str, int] = {}
-        ours = ctx.checkpoint.served() | ctx.checkpoint.adopted
+        ours = ctx.checkpoint.ours()
         for name, file in index.weight_map.items():
             ref = ctx.checkpoint.tensors.get(name) if file in ctx.checkpoint.missing else None
             if ref is not None and ref.shard in ours:

@@ -11,7 +11,7 @@ from auditor.finding import Finding, Remedy, Safety, Severity
 from auditor.groups import FusedSet
 from auditor.layer import QuantizedLayer
 from auditor.rule import GroupRule
-from auditor.scalars import alike, factor, faulty, told_apart
+from auditor.scalars import factor, faulty, same_number, told_apart
 from auditor.tensorref import TensorRef
 from quant.codes import E4M3
 from quant.scheme import GlobalScale
@@ -67,7 +67,7 @@ class FusedGlobalMismatch(GroupRule):
             return  # mixed layouts and shapes have rules of their own
         columns = [[k.values[i] for k in known] for i in range(len(first.values))]
         dtypes = len({k.ref.dtype for k in known})
-        unlike = [i for i, column in enumerate(columns) if not alike(column, dtypes)]
+        unlike = [i for i, column in enumerate(columns) if not same_number(column, dtypes)]
         if not unlike and dtypes > 1:
             return  # the same value, as far as each dtype holds it
         usable = [columns[i] for i in unlike if not any(map(faulty, columns[i]))]

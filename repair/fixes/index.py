@@ -24,25 +24,17 @@ def fix(finding: Finding, desk: Desk) -> Iterator[Proposal | Left]:
         return
     if ("index", "") in desk.done:
         return
-    checkpoint = desk.ctx.checkpoint
-    if _lost(checkpoint) or checkpoint.unopened or any(s.header.refused for s in checkpoint.shards.values()):
+    checkpoint, stored = desk.ctx.checkpoint, _stored(desk.ctx.checkpoint)
+    named = checkpoint.index.weight_map if checkpoint.index else {}
+    lost = any(file in checkpoint.missing and name not in stored for name, file in named.items())
+    if lost or checkpoint.unopened or any(s.header.refused for s in checkpoint.shards.values()):
         yield Left(finding.code, finding.tensor, "a shard is missing or cannot be read: its tensors are not known")
         return
     desk.done.add(("index", ""))
     file = index_file(checkpoint)
-    stored = _stored(checkpoint)
     change = f"{file}: {len(stored)} tensors in {len(set(stored.values()))} shards"
     edit = TextEdit(file, rebuilt(desk.text(file), checkpoint, {}).encode())
     yield Proposal(finding.code, finding.tensor, Safety.EXACT, _REASON, finding.count, change, (edit,))
-
-
-def _lost(checkpoint: Checkpoint) -> bool:
-    """Whether a shard is missing that held what no other does."""
-    ours, index = checkpoint.served() | checkpoint.adopted, checkpoint.index
-    held = {name for name, ref in checkpoint.tensors.items() if ref.shard in ours}
-    return index is not None and any(
-        file in checkpoint.missing and name not in held for name, file in index.weight_map.items()
-    )
 
 
 def index_file(checkpoint: Checkpoint) -> str:
@@ -74,5 +66,5 @@ def rebuilt(old: str, checkpoint: Checkpoint, changed: Mapping[str, NewTensor]) 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, str]:
     """By tensor, sorted, the shard that a loader has to read for it."""
-    ours = checkpoint.served() | checkpoint.adopted
+    ours = checkpoint.ours()
     return {name: ref.shard for name, ref in sorted(checkpoint.tensors.items()) if ref.shard in ours}

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
-from auditor.checkpoint import UNFINISHED, Checkpoint, half_done
+from auditor.checkpoint import UNFINISHED, Checkpoint
 from auditor.header import MAX_HEADER, parse
+from auditor.interrupted import half_done
 from auditor.tensorref import TensorRef
 from quant.errors import RepairError
 from repair.handle import Handle, closed_on_error, naming

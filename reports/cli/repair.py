@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from auditor.checkpoint import half_done
 from auditor.finding import Finding, Severity
+from auditor.interrupted import half_done
 from quant.errors import RepairError, UsageError
 from reports.belonging import expect_free
 from reports.cli import choices, repairoptions, repairplan

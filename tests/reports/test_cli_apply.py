@@ -9,9 +9,9 @@ import pytest
 
 from repair import apply as transaction
 from tests.repair.mending import hashes
-from tests.reports.test_cli_repair import _no_environment, audit, damaged
+from tests.reports.test_cli_repair import _no_environment, audit
 
-__all__ = ["_no_environment", "damaged"]  # fixtures
+__all__ = ["_no_environment"]  # a fixture
 
 
 @pytest.fixture

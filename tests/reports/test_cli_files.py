@@ -19,20 +19,9 @@ runner = CliRunner()
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _elsewhere(unset: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    for name in list(os.environ):
-        if name.startswith("AUDIT_"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def damaged(tmp_path: Path) -> Path:
-    folder = tmp_path / "damaged"
-    folder.mkdir()
-    demo.forge(folder)
-    return folder
 
 
 def audit(*words: str | Path, **options):

@@ -62,10 +62,8 @@ class Dying(RealFs):
 
 
 @pytest.fixture
-def forge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Forge:
+def forge(unset: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Forge:
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("AUDIT_")]:
-        monkeypatch.delenv(name)
 
     def make(name: str) -> Path:
         folder = tmp_path / name

@@ -18,19 +18,8 @@ runner = CliRunner()
 
 
 @pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_environment(unset: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("AUDIT_"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def damaged(tmp_path: Path) -> Path:
-    folder = tmp_path / "damaged"
-    folder.mkdir()
-    demo.forge(folder)
-    return folder
 
 
 def audit(*words: str | Path):
